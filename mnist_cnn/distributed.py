@@ -1,0 +1,74 @@
+"""Several processes training one network together, started by torchrun.
+
+torchrun tells each process its number (rank) and how many there are, in environment variables.
+Without it there is one process, and everything here does nothing.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from mnist_cnn import Error
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of `count` processes this one is: `rank` among all, `local` on this machine."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Adds a tensor up over all processes; every one gets the result."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Lets rank 0 alone do something, and gives its result, or its failure, to all.
+
+        Raises:
+            Error: on rank 0, whatever `function` raised.
+            SystemExit: on the others, in silence: rank 0 has told the user.
+        """
+        if self.count == 1:
+            return function()
+        outcome: list[object] = [None, None]
+        if self.rank == 0:
+            try:
+                outcome[0] = function()
+            except (Error, OSError) as error:
+                outcome[1] = str(error)
+                dist.broadcast_object_list(outcome)
+                raise
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise SystemExit(2)
+        return outcome[0]  # type: ignore[return-value]
+
+
+def find_ranks() -> Ranks:
+    """What torchrun says about this process; without torchrun, the only one."""
+    rank, count, local = (os.environ.get(key) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Ranks(int(rank or 0), int(count or 1), int(local or 0))
+
+
+@contextlib.contextmanager
+def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Joins the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo."""
+    if ranks.count == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield
+    # Only after a run that went well: a process that fails leaves at once, and torchrun then ends
+    # the others instead of letting them wait for it.
+    dist.destroy_process_group()

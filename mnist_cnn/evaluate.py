@@ -1,0 +1,102 @@
+"""How good a network is: loss, accuracy, figures per class, and what it mixes up."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mnist_cnn.data import Split, to_pixels
+
+BATCH_SIZE = (
+    250  # the largest activation, (250, 24, 24, 24) floats, is 14 MB: it stays in the cache
+)
+
+
+def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a network answers, in float32, without augmentation or dropout.
+
+    Args:
+        model: takes float (N, 1, 28, 28) in [0, 1].
+        images: uint8 (N, 28, 28), on the model's device.
+
+    Returns:
+        logits, float32 (N, classes), on the same device. Their softmax is the probabilities.
+    """
+    was_training = model.training
+    model.eval()
+    # On recent GPUs convolutions would otherwise round their inputs to 10 bits (TF32).
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        parts = [model(to_pixels(part)) for part in images.split(BATCH_SIZE)]
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+class Evaluation(NamedTuple):
+    """What a network made of a split of N images.
+
+    loss: the mean cross-entropy per image, in nats. labels and predictions: int64 (N,).
+    confidences: the probability that the network gives its prediction, float (N,) in [0, 1].
+    """
+
+    loss: float
+    labels: torch.Tensor
+    predictions: torch.Tensor
+    confidences: torch.Tensor
+
+    @property
+    def errors(self) -> int:
+        """How many predictions are wrong."""
+        return int((self.predictions != self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of predictions that are right, in [0, 1]."""
+        return (len(self.labels) - self.errors) / len(self.labels)
+
+
+def evaluate(model: nn.Module, split: Split) -> Evaluation:
+    """Runs a network over a split that is on its device. The result is on the CPU."""
+    logits = compute_logits(model, split.images)
+    loss = F.cross_entropy(logits, split.labels, reduction="sum").item() / len(split.labels)
+    confidences, predictions = logits.softmax(1).max(1)
+    return Evaluation(loss, split.labels.cpu(), predictions.cpu(), confidences.cpu())
+
+
+def confusion_matrix(evaluation: Evaluation, classes: int) -> torch.Tensor:
+    """Counts int64 (classes, classes): row, the true class; column, the predicted one."""
+    cells = evaluation.labels * classes + evaluation.predictions
+    return torch.bincount(cells, minlength=classes * classes).view(classes, classes)
+
+
+def per_class(confusion: torch.Tensor, classes: list[str]) -> list[dict[str, Any]]:
+    """For each class its label, n, precision, recall and F1 (in [0, 1]; 0.0 where undefined).
+
+    Precision: of the images that the network gave to this class, the share that belong there.
+    Recall: of the images that belong to it, the share that the network found. F1: their harmonic
+    mean.
+    """
+    rows = []
+    for i, label in enumerate(classes):
+        right = int(confusion[i, i])
+        n, given = int(confusion[i].sum()), int(confusion[:, i].sum())
+        rows.append(
+            {
+                "label": label,
+                "n": n,
+                "precision": right / given if given else 0.0,
+                "recall": right / n if n else 0.0,
+                "f1": 2 * right / (n + given) if n + given else 0.0,
+            }
+        )
+    return rows
+
+
+def most_confused(confusion: torch.Tensor, count: int) -> list[tuple[int, int, int]]:
+    """The commonest mistakes: (true class, predicted class, how often), the commonest first."""
+    mistakes = confusion - torch.diag(confusion.diag())
+    cells = mistakes.flatten().argsort(descending=True, stable=True)[:count].tolist()
+    pairs = [(cell // len(confusion), cell % len(confusion)) for cell in cells]
+    return [
+        (true, guess, int(mistakes[true, guess])) for true, guess in pairs if mistakes[true, guess]
+    ]
