@@ -70,7 +70,7 @@ def load(path: str | Path) -> Checkpoint:
             "or name another one with --ckpt"
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _check(checkpoint)
     except IsADirectoryError:
         raise Error(f"{path} is a folder: name a checkpoint in it, such as best.pt") from None
@@ -89,7 +89,7 @@ def build_model(checkpoint: Checkpoint) -> CNN:
     """The network that a checkpoint holds, on the CPU, ready to evaluate."""
     model = CNN(**checkpoint["model_args"])
     model.load_state_dict(checkpoint["model"])
-    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 class _Wrong(Exception):

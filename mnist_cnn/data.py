@@ -33,6 +33,9 @@ FILES = {  # the IDX files of each split: images, labels
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 DIGITS = [str(digit) for digit in range(10)]
+CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+CLOTHES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+HIRAGANA = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
 
 
 class Source(NamedTuple):
@@ -60,14 +63,14 @@ SOURCES = {
     ),
     "fashion-mnist": Source(
         "FashionMNIST",
-        "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(","),
+        CLOTHES,
         {"train": 60_000, "test": 10_000},
         5_000,
         {},
     ),
     "kmnist": Source(
         "KMNIST",
-        "o,ki,su,tsu,na,ha,ma,ya,re,wo".split(","),
+        HIRAGANA,
         {"train": 60_000, "test": 10_000},
         5_000,
         {},

@@ -27,7 +27,8 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     model.eval()
     # On recent GPUs convolutions would otherwise round their inputs to 10 bits (TF32).
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        parts = [model(to_pixels(part)) for part in images.split(BATCH_SIZE)]
+        starts = range(0, len(images), BATCH_SIZE)
+        parts = [model(to_pixels(images[start : start + BATCH_SIZE])) for start in starts]
     model.train(was_training)
     return torch.cat(parts)
 

@@ -15,7 +15,7 @@ class CNN(nn.Module):
     Args:
         channels: how many filters the first and the second convolution learn.
         hidden: width of the fully connected layer between the filters and the answer.
-        dropout: the share of inputs zeroed in training before each of the two linear layers, [0, 1].
+        dropout: the share of inputs zeroed in training before each linear layer, in [0, 1].
         classes: how many classes there are to tell apart.
         mean, std: of the training images' pixels, in [0, 1].
 
@@ -23,6 +23,9 @@ class CNN(nn.Module):
     "Gradient-Based Learning Applied to Document Recognition" (1998); dropout to Srivastava et
     al. (2014).
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(
         self,
@@ -55,4 +58,5 @@ class CNN(nn.Module):
         x = F.relu(F.max_pool2d(self.conv2(x), 2))  # (N, 24, 12, 12) -> (N, 32, 5, 5)
         x = x.flatten(1)  # (N, 32, 5, 5) -> (N, 800)
         x = F.relu(self.fc1(self.dropout1(x)))  # (N, 800) -> (N, 256)
-        return self.fc2(self.dropout2(x))  # (N, 256) -> (N, 10)
+        logits: torch.Tensor = self.fc2(self.dropout2(x))  # (N, 256) -> (N, 10)
+        return logits
