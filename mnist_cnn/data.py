@@ -361,6 +361,9 @@ def augment(
     pixels = images.unsqueeze(1)
     if stroke:
         pixels = _vary_strokes(pixels, stroke)
+    pixels = pixels.float().div_(255)
+    if not any((rotate, shift, scale, shear, elastic)):
+        return pixels
     # One matrix product mixes the basis into a map per image: where each pixel looks in the
     # original. In units of half an image, as grid_sample wants them.
     angle, widen, heighten, slant, right, down = 2 * torch.rand(6, n, device=device) - 1
@@ -373,7 +376,7 @@ def augment(
     weights[2] = torch.stack([(cos * slant - sin) * widen, (sin * slant + cos) * heighten], 1)
     looks_at = basis.T @ weights.view(len(basis), -1)  # (784, 2 N)
     looks_at = looks_at.view(SIZE, SIZE, n, 2).permute(2, 0, 1, 3)  # (N, 28, 28, 2)
-    return F.grid_sample(pixels.float().div_(255), looks_at, align_corners=False)
+    return F.grid_sample(pixels, looks_at, align_corners=False)
 
 
 def _vary_strokes(pixels: torch.Tensor, strength: float) -> torch.Tensor:

@@ -64,11 +64,11 @@ RECIPES = {
         lr=0.01,
         betas=(0.7, 0.9),
         average=0.1,
-        label_smoothing=0.0,
+        label_smoothing=0.1,
         channels=(24, 32),
         hidden=256,
         dropout=(0.0, 0.0),
-        augmentation=dict(rotate=0.1, shift=0.05, scale=0.05, shear=0.05),
+        augmentation={},
     ),
     "standard": Recipe(
         epochs=10,

@@ -147,34 +147,30 @@ def draw_curves(history: Sequence[dict[str, float]], losses: Sequence[float]) ->
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    steps = len(losses) / len(history)  # in an epoch
-    window = max(1, int(steps) // 20)
+    window = max(1, len(losses) // 200)  # as many points as the eye can use
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-    progress = (np.arange(len(smooth)) + window) / steps
-    left.plot(progress, smooth, color=GREY, linewidth=1, label=f"training (mean of {window} steps)")
+    progress = (np.arange(len(smooth)) + window) * len(history) / len(losses)
+    left.plot(progress, smooth, color=GREY, linewidth=1, label="training")
     left.plot(epochs, [row["val_loss"] for row in history], "o-", color=BLUE, label="validation")
     left.set_yscale("log")
     left.set_ylabel("loss (cross-entropy, nats)")
-    right.plot(
-        epochs,
-        [100 * row["train_accuracy"] for row in history],
-        "s--",
-        color=GREY,
-        label="training",
-    )
-    right.plot(
-        epochs, [100 * row["val_accuracy"] for row in history], "o-", color=BLUE, label="validation"
-    )
+
     best = max(history, key=lambda row: row["val_accuracy"])
-    right.annotate(
-        f"best: {best['val_accuracy']:.2%}",
-        (best["epoch"], 100 * best["val_accuracy"]),
-        xytext=(0, -22),
-        textcoords="offset points",
-        ha="right" if best["epoch"] > 1 else "left",
-        arrowprops={"arrowstyle": "-", "color": BLUE},
-        color=BLUE,
+    training = [100 * row["train_accuracy"] for row in history]
+    validation = [100 * row["val_accuracy"] for row in history]
+    right.plot(epochs, training, "s--", color=GREY, label="training, augmented and with dropout")
+    right.plot(epochs, validation, "o-", color=BLUE, label="validation")
+    right.plot(
+        best["epoch"],
+        100 * best["val_accuracy"],
+        "*",
+        color=ORANGE,
+        markersize=14,
+        label=f"best epoch, kept: {best['val_accuracy']:.2%}",
     )
+    # The first epochs lie far below: what the later ones differ by would vanish beside them.
+    third = len(history) // 3
+    right.set_ylim(bottom=min(training[third:] + validation[third:]) - 0.5)
     right.set_ylabel("accuracy (%)")
     for axes in (left, right):
         _style_curves(axes, len(history))
@@ -190,3 +186,74 @@ def _style_curves(axes: "Axes", epochs: int) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_inputs(
+    names: Sequence[str],
+    steps: Sequence[Sequence[tuple[str, NDArray[np.uint8]]]],
+    probabilities: Sequence[NDArray[np.float32]],
+) -> "Figure":
+    """A row for each picture: the steps of its preparation, and the network's answer.
+
+    Args:
+        names: of the pictures.
+        steps: of each picture (title, pixels (H, W)), the last one what the network saw.
+        probabilities: of each picture (10,), their sum is 1.
+    """
+    columns = max(len(pictures) for pictures in steps) + 1
+    figure = new_figure(1.6 * columns, 1.95 * len(names) + 0.2)
+    rows = figure.subplots(len(names), columns, squeeze=False)
+    for cells, name, pictures, answer in zip(rows, names, steps, probabilities):
+        for axes in cells:
+            axes.set_axis_off()
+        for axes, (title, pixels) in zip(cells, pictures):
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+            axes.set_title(title, fontsize=8)
+        cells[0].set_title(_shorten(name, 26), fontsize=8)
+        bars = cells[-1]
+        bars.set_axis_on()
+        digit = int(answer.argmax())
+        colors = [BLUE if i == digit else GREY for i in range(len(answer))]
+        bars.bar(range(len(answer)), answer, color=colors)
+        bars.set_ylim(0, 1)
+        bars.set_yticks([])
+        bars.set_xticks(range(len(answer)))
+        bars.tick_params(labelsize=7, length=0)
+        bars.spines[["top", "right", "left"]].set_visible(False)
+        bars.set_title(f"{digit}, {answer[digit]:.1%}", fontsize=9, color=BLUE, fontweight="bold")
+    return figure
+
+
+def draw_boxes(
+    names: Sequence[str],
+    pictures: Sequence[NDArray[np.uint8]],
+    boxes: Sequence[Sequence[tuple[int, int, int, int]]],
+    digits: Sequence[Sequence[int]],
+) -> "Figure":
+    """Each picture (H, W) with a box and the answer at each of its digits.
+
+    Args:
+        boxes: of each picture, (left, top, right, bottom) in pixels; right and bottom exclusive.
+        digits: of each picture, what was read in each box.
+    """
+    columns = min(2, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = new_figure(6 * columns, 4.6 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, name, picture, places, answers in zip(grid.flat, names, pictures, boxes, digits):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        number = "".join(map(str, answers))
+        axes.set_title(f"{_shorten(name, 40)}: {_shorten(number, 40)}", fontsize=10)
+        for (left, top, right, bottom), digit in zip(places, answers):
+            xs, ys = (left, right, right, left, left), (top, top, bottom, bottom, top)
+            axes.plot(np.array(xs) - 0.5, np.array(ys) - 0.5, color=ORANGE, linewidth=1.5)
+            label = {"boxstyle": "round,pad=0.15", "facecolor": ORANGE, "linewidth": 0}
+            axes.text(left, top, digit, color="white", fontsize=9, va="bottom", bbox=label)
+    return figure
+
+
+def _shorten(text: str, most: int) -> str:
+    """The end of a text that is too long: of a path, the file's name."""
+    return text if len(text) <= most else f"…{text[1 - most :]}"

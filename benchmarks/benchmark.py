@@ -1,0 +1,308 @@
+"""Measures the package, always by the commands that a user runs.
+
+    python benchmarks/benchmark.py seeds --recipe fast --seeds 5    a recipe over several seeds
+    python benchmarks/benchmark.py compare --epochs 5               ours and the usual tutorial
+    python benchmarks/benchmark.py speed                            start-up, step, inference
+
+Each prints a table, and with --json FILE writes the figures too. Machines are noisy: run one at a
+time on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnist_cnn.checkpoint import load
+from mnist_cnn.data import SOURCES, augment, batches, load_split, split_validation
+from mnist_cnn.device import choose_device
+from mnist_cnn.evaluate import compute_logits
+from mnist_cnn.model import CNN
+from mnist_cnn.train import RECIPES
+
+Figures = dict[str, Any]
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Runs one of the three measurements."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data-dir", default="data", help="default: data")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    modes = parser.add_subparsers(required=True)
+    seeds = modes.add_parser("seeds", help="one recipe over several seeds")
+    seeds.add_argument("--recipe", default="standard", choices=RECIPES)
+    seeds.add_argument("--seeds", type=int, default=5)
+    seeds.add_argument("--device", default="auto")
+    seeds.add_argument("--keep", metavar="DIR", help="keep seed N's run in DIR/RECIPE-N")
+    seeds.set_defaults(measure=measure_seeds)
+    compare = modes.add_parser("compare", help="ours and the usual tutorial, in alternation")
+    compare.add_argument("--epochs", type=int, default=5, help="of the tutorial; default: 5")
+    compare.set_defaults(measure=measure_compare)
+    speed = modes.add_parser("speed", help="start-up, training step, inference")
+    speed.add_argument("--device", default="auto")
+    speed.set_defaults(measure=measure_speed)
+    args = parser.parse_args()
+    figures = {"machine": describe_machine(), **args.measure(args)}
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def describe_machine() -> Figures:
+    """Processor, threads, GPU and versions, as they belong beside every figure."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        cpu = found[1] if found else cpu
+    machine = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    print("  ".join(f"{key} {value}" for key, value in machine.items() if value))
+    return machine
+
+
+# ------------------------------------------------------------------------------ seeds
+
+
+def train_once(recipe: str, seed: int, data_dir: str, out_dir: str, device: str) -> Figures:
+    """One run of the command `train`: its accuracy and clocks as a user sees them, its memory."""
+    command = [sys.executable, "-m", "mnist_cnn", "train", "--recipe", recipe, "--seed", str(seed)]
+    command += ["--dataset", "mnist", "--data-dir", data_dir, "--out-dir", out_dir]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
+        start = time.perf_counter()
+        process = subprocess.Popen([*command, "--device", device], stdout=out, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        whole = time.perf_counter() - start
+        out.seek(0)
+        log.seek(0)
+        printed, told = out.read(), log.read()
+    if status:
+        raise SystemExit(told)
+    errors, images = map(int, re.search(r"\((\d+) errors of (\d+)", printed).groups())  # type: ignore[union-attr]
+    rows = (Path(out_dir) / "history.csv").read_text().splitlines()
+    best = load(Path(out_dir) / "best.pt")
+    return {
+        "seed": seed,
+        "accuracy": (images - errors) / images,
+        "val_accuracy": best["metrics"]["val_accuracy"],
+        "training_seconds": float(re.search(r"training took ([\d.]+) s", told)[1]),  # type: ignore[index]
+        "process_seconds": whole,
+        "epochs": len(rows) - 1,
+        "peak_mb": usage.ru_maxrss / 1024,
+    }
+
+
+def measure_seeds(args: argparse.Namespace) -> Figures:
+    """Mean, standard deviation and extremes of a recipe over seeds 0, 1, 2, ..."""
+    runs = []
+    print(f"\n{args.recipe}: seed  test accuracy  validation  training  process  memory")
+    for seed in range(args.seeds):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = f"{args.keep}/{args.recipe}-{seed}" if args.keep else scratch
+            run = train_once(args.recipe, seed, args.data_dir, folder, args.device)
+        runs.append(run)
+        print(
+            f"{seed:{len(args.recipe) + 6}} {run['accuracy']:14.2%} {run['val_accuracy']:11.2%}"
+            f" {run['training_seconds']:7.1f} s {run['process_seconds']:6.1f} s"
+            f" {run['peak_mb']:4.0f} MB",
+            flush=True,
+        )
+    summary = {"recipe": args.recipe, "runs": runs}
+    for key in ("accuracy", "val_accuracy", "training_seconds", "process_seconds", "peak_mb"):
+        values = [run[key] for run in runs]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        summary[key] = {"mean": statistics.mean(values), "sd": deviation}
+        summary[key] |= {"min": min(values), "max": max(values)}
+    accuracy, training = summary["accuracy"], summary["training_seconds"]
+    print(
+        f"mean of {args.seeds}: {accuracy['mean']:.3%}, standard deviation {accuracy['sd']:.3%}, "
+        f"lowest {accuracy['min']:.2%}; training {training['mean']:.1f} s "
+        f"(longest {training['max']:.1f}), process {summary['process_seconds']['mean']:.1f} s"
+    )
+    return summary
+
+
+# ------------------------------------------------------------------------------ compare
+
+
+def measure_compare(args: argparse.Namespace) -> Figures:
+    """In turn: one run of our `fast`, one epoch of the tutorial, and again."""
+    ours: list[Figures] = []
+    theirs: list[Figures] = []
+    tutorial = subprocess.Popen(
+        [sys.executable, HERE / "tutorial.py", "--data-dir", args.data_dir],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert tutorial.stdin and tutorial.stdout
+    for turn in range(args.epochs):
+        with tempfile.TemporaryDirectory() as scratch:
+            ours.append(train_once("fast", turn, args.data_dir, scratch, "cpu"))
+        tutorial.stdin.write("\n")
+        tutorial.stdin.flush()
+        theirs.append(json.loads(tutorial.stdout.readline()))
+        print(
+            f"turn {turn + 1}: ours {ours[-1]['training_seconds']:.1f} s, "
+            f"{ours[-1]['accuracy']:.2%}; the tutorial's epoch {turn + 1} "
+            f"{theirs[-1]['seconds']:.1f} s, {theirs[-1]['accuracy']:.2%}",
+            flush=True,
+        )
+    tutorial.stdin.close()
+    tutorial.wait()
+
+    images = 55_000
+    our_epoch = statistics.median(run["training_seconds"] / run["epochs"] for run in ours)
+    their_epoch = statistics.median(epoch["seconds"] for epoch in theirs)
+    reached = next((i for i, e in enumerate(theirs) if e["accuracy"] >= 0.99), None)
+    to_99 = sum(e["seconds"] for e in theirs[: reached + 1]) if reached is not None else None
+    our_99 = statistics.median(run["training_seconds"] for run in ours)
+    figures = {
+        "ours": {
+            "epoch_seconds": our_epoch,
+            "images_per_second": images / our_epoch,
+            "seconds_to_99": our_99 if min(run["accuracy"] for run in ours) >= 0.99 else None,
+            "accuracy": statistics.mean(run["accuracy"] for run in ours),
+            "peak_mb": max(run["peak_mb"] for run in ours),
+        },
+        "tutorial": {
+            "epoch_seconds": their_epoch,
+            "images_per_second": theirs[0]["images"] / their_epoch,
+            "seconds_to_99": to_99,
+            "accuracy": theirs[-1]["accuracy"],
+            "peak_mb": max(epoch["peak_mb"] for epoch in theirs),
+        },
+    }
+    print(f"\n{'':20} {'ours (fast)':>14} {'tutorial':>14} {'ratio':>8}")
+    for key in figures["ours"]:
+        a, b = figures["ours"][key], figures["tutorial"][key]
+        ratio = f"{b / a:8.2f}" if a and b else ""
+        print(f"{key:20} {_short(a):>14} {_short(b):>14} {ratio}")
+    return {**figures, "our_runs": ours, "tutorial_epochs": theirs}
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "not reached"
+    return f"{value:.2%}" if value <= 1 else f"{value:,.1f}"
+
+
+# ------------------------------------------------------------------------------ speed
+
+
+def measure_speed(args: argparse.Namespace) -> Figures:
+    """Start-up, the parts of a training step, the share of the peak, and inference."""
+    device = choose_device(args.device)
+    figures: Figures = {"device": str(device)}
+    figures["help_seconds"] = min(_time_command(["--help"]) for _ in range(3))
+    print(f"\n--help: {figures['help_seconds']:.2f} s")
+
+    source = SOURCES["mnist"]
+    start = time.perf_counter()
+    splits = split_validation(load_split("mnist", "train", args.data_dir), source.validation)
+    split = splits[0].to(device)
+    print(f"reading and checking MNIST's training set: {time.perf_counter() - start:.2f} s")
+
+    peak = measure_peak(device)
+    figures["peak_gflops"] = peak
+    print(f"2048x2048 matrix product, FP32: {peak:,.0f} GFLOP/s")
+    print("\nrecipe      step   cutting  augmenting  network   images/s  GFLOP/s  of peak")
+    figures["steps"] = {}
+    for name, recipe in RECIPES.items():
+        net = CNN(recipe.channels, recipe.hidden, recipe.dropout).to(device)
+        net = net.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(net.parameters(), fused=True)
+        size = recipe.batch_size
+        order = torch.randperm(len(split.labels)).to(device)
+        images, labels = next(batches(split, order, size))
+        pixels = augment(images, **recipe.augmentation)
+
+        def step(net: CNN = net, optimizer: Any = optimizer, pixels: Any = pixels) -> None:
+            loss = torch.nn.functional.cross_entropy(net(pixels), labels)  # noqa: B023
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        cutting = _time(lambda: next(batches(split, order, size)), device)  # noqa: B023
+        augmenting = _time(lambda: augment(images, **recipe.augmentation), device)  # noqa: B023
+        network = _time(step, device)
+        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+            step()
+        whole = cutting + augmenting + network
+        rate = counter.get_total_flops() / whole / 1e9
+        figures["steps"][name] = {
+            "batch_size": size,
+            "cutting_ms": 1e3 * cutting,
+            "augmenting_ms": 1e3 * augmenting,
+            "network_ms": 1e3 * network,
+            "images_per_second": size / whole,
+            "gflops": rate,
+            "of_peak": rate / peak,
+        }
+        print(
+            f"{name:9} {1e3 * whole:5.2f} ms {cutting / whole:7.1%} {augmenting / whole:11.1%}"
+            f" {network / whole:8.1%} {size / whole:10,.0f} {rate:8.1f} {rate / peak:8.1%}"
+        )
+
+    net = CNN().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    test = load_split("mnist", "test", args.data_dir).to(device).images
+    figures["inference"] = {}
+    print("\ninference, images at a time and images/s:", end="")
+    for size in (1, 10, 100, 1000, 10_000):
+        rate = size / _time(lambda: compute_logits(net, test[:size]), device)  # noqa: B023
+        figures["inference"][size] = rate
+        print(f"  {size}: {rate:,.0f}", end="")
+    print()
+    return figures
+
+
+def measure_peak(device: torch.device) -> float:
+    """What the machine's matrix product reaches in float32, in GFLOP/s."""
+    matrix = torch.randn(2048, 2048, device=device)
+    return 2 * 2048**3 / _time(lambda: matrix @ matrix, device) / 1e9
+
+
+def _time(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds for one call: the median of 5 rounds of at least 0.2 s, after a warm-up."""
+
+    def run(calls: int) -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    run(3)
+    calls = max(1, int(0.2 / max(run(1), 1e-6)))
+    return statistics.median(run(calls) / calls for _ in range(5))
+
+
+def _time_command(arguments: list[str]) -> float:
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "mnist_cnn", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
