@@ -3,9 +3,10 @@
     python benchmarks/benchmark.py seeds --recipe fast --seeds 5    a recipe over several seeds
     python benchmarks/benchmark.py compare --epochs 5               ours and the usual tutorial
     python benchmarks/benchmark.py speed                            start-up, step, inference
+    python benchmarks/benchmark.py plot                             a picture of their figures
 
-Each prints a table, and with --json FILE writes the figures too. Machines are noisy: run one at a
-time on a machine that does nothing else.
+Each prints a table, and writes its figures into benchmarks/results/ as JSON. Machines are noisy:
+run one at a time on a machine that does nothing else.
 """
 
 import argparse
@@ -33,30 +34,37 @@ from mnist_cnn.train import RECIPES
 
 Figures = dict[str, Any]
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 
 
 def main() -> None:
-    """Runs one of the three measurements."""
+    """Runs one of the measurements, or draws their figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data-dir", default="data", help="default: data")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     modes = parser.add_subparsers(required=True)
     seeds = modes.add_parser("seeds", help="one recipe over several seeds")
     seeds.add_argument("--recipe", default="standard", choices=RECIPES)
     seeds.add_argument("--seeds", type=int, default=5)
     seeds.add_argument("--device", default="auto")
     seeds.add_argument("--keep", metavar="DIR", help="keep seed N's run in DIR/RECIPE-N")
-    seeds.set_defaults(measure=measure_seeds)
+    seeds.set_defaults(measure=measure_seeds, name=lambda args: f"seeds-{args.recipe}")
     compare = modes.add_parser("compare", help="ours and the usual tutorial, in alternation")
     compare.add_argument("--epochs", type=int, default=5, help="of the tutorial; default: 5")
-    compare.set_defaults(measure=measure_compare)
+    compare.set_defaults(measure=measure_compare, name=lambda args: "compare")
     speed = modes.add_parser("speed", help="start-up, training step, inference")
     speed.add_argument("--device", default="auto")
-    speed.set_defaults(measure=measure_speed)
+    speed.set_defaults(measure=measure_speed, name=lambda args: "speed")
+    plot = modes.add_parser("plot", help="draw accuracy against seconds into docs/accuracy.png")
+    plot.set_defaults(measure=None)
     args = parser.parse_args()
+    if args.measure is None:
+        draw_accuracy(HERE.parent / "docs" / "accuracy.png")
+        return
     figures = {"machine": describe_machine(), **args.measure(args)}
-    if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{args.name(args)}{'-cuda' if torch.cuda.is_available() else ''}.json"
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"wrote {path}")
 
 
 def describe_machine() -> Figures:
@@ -202,6 +210,47 @@ def _short(value: float | None) -> str:
     if value is None:
         return "not reached"
     return f"{value:.2%}" if value <= 1 else f"{value:,.1f}"
+
+
+def draw_accuracy(path: Path) -> None:
+    """Test accuracy against seconds of training, of our recipes and of the tutorial's epochs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    epochs = json.loads((RESULTS / "compare.json").read_text())["tutorial_epochs"]
+    seconds = [sum(e["seconds"] for e in epochs[: i + 1]) for i in range(len(epochs))]
+    accuracies = [100 * e["accuracy"] for e in epochs]
+    axes.plot(seconds, accuracies, "s--", color="#666666", label="the usual tutorial, by epoch")
+    for name in RECIPES:
+        file = RESULTS / f"seeds-{name}.json"
+        if not file.exists():
+            continue
+        runs = json.loads(file.read_text())["runs"]
+        x = statistics.mean(run["training_seconds"] for run in runs)
+        y = [100 * run["accuracy"] for run in runs]
+        axes.scatter([x] * len(y), y, s=18, color="#0072b2", alpha=0.4, linewidths=0)
+        label = f"ours: {len(runs)} seeds and their mean" if name == "fast" else None
+        axes.plot(x, statistics.mean(y), "o", color="#0072b2", markersize=8, label=label)
+        axes.annotate(
+            f"{name}\n{statistics.mean(y):.2f} %",
+            (x, statistics.mean(y)),
+            xytext=(9, -4),
+            textcoords="offset points",
+            color="#0072b2",
+            va="top",
+        )
+    axes.set_xscale("log")
+    ticks = [5, 10, 30, 60, 300, 600, 1200]
+    axes.set_xticks(ticks, [f"{t} s" if t < 60 else f"{t // 60} min" for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("training time on two CPU cores (logarithmic)")
+    axes.set_ylabel("accuracy on MNIST's test set (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    print(f"wrote {path}")
 
 
 # ------------------------------------------------------------------------------ speed

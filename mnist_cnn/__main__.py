@@ -29,6 +29,7 @@ RECIPES = ("fast", "standard", "best")
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "sample")
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MAX_COUNT = 1000  # images in one picture
+MAX_SHOWN = 20  # pictures whose preparation is drawn
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,6 +114,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--count", type=whole(1, MAX_COUNT), default=25, metavar="N", help="default: 25"
     )
     show.add_argument("--wrong", action="store_true", help="the mistakes, the surest first")
+
+    predict = add("predict", run_predict, "read the digits in your own pictures")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, or patterns")
+    add_checkpoint(predict)
+    predict.add_argument("--number", action="store_true", help="several digits in each picture")
+    predict.add_argument("--json", action="store_true", help="print one JSON list")
+    predict.add_argument(
+        "--show-input", metavar="FILE", help=f"draw what the network saw, of {MAX_SHOWN} pictures"
+    )
+
+    demo = add("demo", run_demo, "open a page to draw on")
+    add_checkpoint(demo)
+    demo.add_argument(
+        "--port", type=whole(1, 65535), default=7860, metavar="N", help="default: 7860"
+    )
     return parser
 
 
@@ -429,6 +445,74 @@ def run_show(args: argparse.Namespace) -> int:
         path = args.out or "predictions.png"
         write_picture(figure, path)
         print(path)
+    return 0
+
+
+# ------------------------------------------------------------------------------ predict, demo
+
+
+def load_digit_reader(args: argparse.Namespace) -> "CNN":
+    """The network of a checkpoint that was trained on digits, on the device."""
+    from mnist_cnn import checkpoint
+    from mnist_cnn.data import DIGITS
+    from mnist_cnn.device import choose_device
+
+    device = choose_device(args.device)
+    trained = checkpoint.load(args.ckpt)
+    if trained["classes"] != DIGITS:
+        raise Error(
+            f"{args.ckpt} was trained on {trained['dataset']}, not on digits: "
+            "name a checkpoint trained on mnist or sample with --ckpt"
+        )
+    return checkpoint.build_model(trained).to(device)
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """The command `predict`."""
+    check_picture(args.show_input, "--show-input")
+    model = load_digit_reader(args)
+
+    from mnist_cnn import predict, visualize
+
+    read = predict.predict_numbers if args.number else predict.predict
+    files = predict.expand_patterns(args.images)
+    answers, drawn, failed = [], [], False
+    for answer in read(model, files, MAX_SHOWN if args.show_input else 0):
+        if answer.error:
+            failed = True
+            say(f"error: {answer.error}")
+        elif answer.steps:
+            drawn.append(answer)
+        if args.json:
+            answers.append(predict.to_json(answer, args.number))
+        elif not answer.error:
+            print(predict.to_text(answer, args.number))
+    if args.json:
+        print(json.dumps(answers))
+    if drawn:
+        names = [answer.file for answer in drawn]
+        if args.number:
+            figure = visualize.draw_boxes(
+                names,
+                [answer.steps[0][1] for answer in drawn],
+                [[one.box for one in answer.readings if one.box] for answer in drawn],
+                [[one.digit for one in answer.readings] for answer in drawn],
+            )
+        else:
+            probabilities = [answer.readings[0].probabilities for answer in drawn]
+            figure = visualize.draw_inputs(names, [answer.steps for answer in drawn], probabilities)
+        write_picture(figure, args.show_input)
+        say(f"wrote {args.show_input}")
+    return 1 if failed else 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """The command `demo`."""
+    model = load_digit_reader(args)
+
+    from mnist_cnn import demo
+
+    demo.serve(model, args.port)
     return 0
 
 

@@ -170,10 +170,11 @@ def draw_curves(history: Sequence[dict[str, float]], losses: Sequence[float]) ->
     )
     # The first epochs lie far below: what the later ones differ by would vanish beside them.
     third = len(history) // 3
-    right.set_ylim(bottom=min(training[third:] + validation[third:]) - 0.5)
+    right.set_ylim(min(training[third:] + validation[third:]) - 0.5, 100)
     right.set_ylabel("accuracy (%)")
     for axes in (left, right):
         _style_curves(axes, len(history))
+    right.legend(loc="lower right")
     return figure
 
 

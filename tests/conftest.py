@@ -1,0 +1,296 @@
+"""What the tests share: the command line in-process, small data sets, loopback mirrors."""
+
+import gzip
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_cnn import data
+from mnist_cnn.__main__ import main
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests run where they are asked for: by -m slow, or by naming a folder with MNIST."""
+    if "slow" in config.getoption("-m") or os.environ.get("MNIST_CNN_DATA_DIR"):
+        return
+    reason = "slow: run pytest -m slow, with the folder that has MNIST/raw in MNIST_CNN_DATA_DIR"
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches beyond this machine, whatever network it has."""
+    real = socket.getaddrinfo
+
+    def only_loopback(host, *args, **kwargs):
+        if host not in ("127.0.0.1", "localhost", "::1", "", None):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_loopback)
+    # These tests are one process even where torchrun started them.
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# ------------------------------------------------------------------------------ the command line
+
+
+@dataclass
+class Outcome:
+    """What a command left: its exit status, stdout and stderr."""
+
+    status: int
+    out: str
+    err: str
+
+    def assert_refused(self, *words: str) -> None:
+        """Exit status 2, nothing on stdout, and one line of error that holds all the words."""
+        assert self.status == 2, self
+        assert self.out == ""
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if not line.startswith("downloading ")]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        assert len(lines[0]) > len("error: ") + 10
+        for word in words:
+            assert word in lines[0]
+
+
+@pytest.fixture
+def cli(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Outcome]:
+    """Runs a command in this process, in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as leaving:
+            status = leaving.code
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
+    """Starts `python -m mnist_cnn ...` as a process of its own, in the test's folder."""
+    started = []
+    package = str(Path(data.__file__).parents[1])
+    paths = [package, os.environ.get("PYTHONPATH")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "MPLBACKEND": "agg",
+    }
+
+    def start(*arguments: object, launcher: tuple[str, ...] = (), **extra: str) -> subprocess.Popen:
+        command = [sys.executable, *launcher, "-m", "mnist_cnn", *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**environment, **extra},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def sample_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """best.pt of a short training run on the sample; last.pt and the rest lie beside it."""
+    folder = tmp_path_factory.mktemp("sample")
+    options = "train --dataset sample --recipe standard --epochs 6 --device cpu --quiet"
+    assert main([*options.split(), "--out-dir", str(folder)]) == 0
+    return folder / "best.pt"
+
+
+# ------------------------------------------------------------------------------ small data sets
+
+
+def pack_idx(values: torch.Tensor) -> bytes:
+    """An IDX file: its header, then one byte per value."""
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    return header + values.to(torch.uint8).numpy().tobytes()
+
+
+@dataclass
+class Tiny:
+    """A data set with 240 + 60 images in the place of a real one: its files, by their names."""
+
+    name: str
+    dataset: str
+    monkeypatch: pytest.MonkeyPatch
+    files: dict[str, bytes] = field(default_factory=dict)
+    packed: dict[str, bytes] = field(default_factory=dict)
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Puts other content in a file, as if the data set had always been so."""
+        import torchvision
+
+        self.files[name] = content
+        self.packed[f"{name}.gz"] = gzip.compress(content, mtime=0)
+        resources = [(key, hashlib.md5(value).hexdigest()) for key, value in self.packed.items()]
+        self.monkeypatch.setattr(
+            getattr(torchvision.datasets, self.dataset), "resources", resources
+        )
+        md5 = {key: hashlib.md5(value).hexdigest() for key, value in self.files.items()}
+        source = data.SOURCES[self.name]._replace(
+            counts={"train": 240, "test": 60},
+            validation=40,
+            md5=md5 if self.name == "mnist" else {},
+        )
+        self.monkeypatch.setitem(data.SOURCES, self.name, source)
+
+    def write(self, folder: Path, packed: bool = False) -> Path:
+        """Writes the four files into folder/<data set>/raw, and returns that folder."""
+        raw = folder / self.dataset / "raw"
+        raw.mkdir(parents=True)
+        for name, content in (self.packed if packed else self.files).items():
+            (raw / name).write_bytes(content)
+        return raw
+
+
+@pytest.fixture
+def make_tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tiny]:
+    """Shrinks a data set, in data.SOURCES and in torchvision's sums, to 300 of the sample's."""
+
+    def make(name: str) -> Tiny:
+        tiny = Tiny(name, data.SOURCES[name].dataset, monkeypatch)
+        for split, count in (("train", 240), ("test", 60)):
+            images, labels = data.load_split("sample", split, "")
+            image_file, label_file = data.FILES[split]
+            tiny.replace(image_file, pack_idx(images[:count]))
+            tiny.replace(label_file, pack_idx(labels[:count]))
+        return tiny
+
+    return make
+
+
+@pytest.fixture
+def tiny_mnist(make_tiny: Callable[[str], Tiny]) -> Tiny:
+    """MNIST, shrunk."""
+    return make_tiny("mnist")
+
+
+# ------------------------------------------------------------------------------ mirrors
+
+
+class Mirrors:
+    """An HTTP server on this machine whose folders are mirrors, each with its own failing."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.requests: list[str] = []
+        self.over = threading.Event()
+        self.outwaited = False  # whether somebody would have waited for more than 20 s
+        mirrors = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                _, kind, name = self.path.split("/")
+                mirrors.requests.append(f"{kind}/{name}")
+                mirrors.answer(self, kind, files[name])
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def url(self, kind: str) -> str:
+        """The address of a mirror; kind is a method's name below, or "refusing"."""
+        if kind == "refusing":  # a port that nothing listens on
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                return f"http://127.0.0.1:{free.getsockname()[1]}/"
+        return f"http://127.0.0.1:{self.server.server_port}/{kind}/"
+
+    def answer(self, request: BaseHTTPRequestHandler, kind: str, content: bytes) -> None:
+        """Sends a file as that kind of mirror does."""
+        half = len(content) // 2
+        if kind == "forbidden":
+            request.send_error(403)
+        elif kind == "silent":
+            self.wait()
+        elif kind == "html":
+            self.send(request, b"<html>Welcome to this network, please log in</html>")
+        elif kind == "truncated":
+            self.send(request, content[:half])
+        elif kind == "damaged":
+            self.send(request, content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
+        elif kind in ("dropping", "stalling"):
+            self.send(request, content[:half], length=len(content))
+            if kind == "stalling":
+                self.wait()
+        elif kind == "endless-redirect":
+            request.send_response(302)
+            request.send_header("Location", request.path)
+            request.end_headers()
+        elif kind == "no-http":
+            request.wfile.write(b"220 this is no web server\r\n")
+        else:
+            assert kind == "good", kind
+            self.send(request, content)
+
+    def wait(self) -> None:
+        """Says nothing until the test is over."""
+        self.outwaited |= not self.over.wait(20)
+
+    @staticmethod
+    def send(request: BaseHTTPRequestHandler, content: bytes, length: int | None = None) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(length or len(content)))
+        request.end_headers()
+        request.wfile.write(content)
+        request.wfile.flush()
+
+    def close(self) -> None:
+        self.over.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def serve_mirrors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., Mirrors]]:
+    """Puts mirrors of the given kinds, in this order, in the place of a data set's own."""
+    import torchvision
+
+    running = []
+
+    def serve(files: dict[str, bytes], *kinds: str, dataset: str = "MNIST") -> Mirrors:
+        mirrors = Mirrors(files)
+        running.append(mirrors)
+        urls = [mirrors.url(kind) for kind in kinds]
+        monkeypatch.setattr(getattr(torchvision.datasets, dataset), "mirrors", urls)
+        return mirrors
+
+    yield serve
+    for mirrors in running:
+        mirrors.close()

@@ -1,0 +1,427 @@
+"""The page to draw on, in a real headless browser, and what stands behind it."""
+
+import base64
+import io
+import math
+import re
+import shutil
+import signal
+import socket
+import sys
+import urllib.request
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_cnn import Error, checkpoint, data, demo
+from mnist_cnn.__main__ import main
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run"
+)
+
+ANSWER = ".answer[role=status][aria-live=polite]"  # what a screen reader is told when it changes
+
+# Strokes: points in shares of the paper's width and height.
+ONE = [(0.2, 0.2), (0.2, 0.5), (0.2, 0.8)]
+ZERO = [
+    (0.6 + 0.12 * math.sin(math.pi * i / 8), 0.5 - 0.28 * math.cos(math.pi * i / 8))
+    for i in range(17)
+]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind((demo.HOST, 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def model(sample_checkpoint):
+    return checkpoint.build_model(checkpoint.load(sample_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def connections():
+    """The addresses that this process connects to."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(model, connections):
+    pytest.importorskip("gradio", reason='needs gradio: pip install -e ".[demo]"')
+    port = free_port()
+    connect = socket.socket.connect
+
+    def noted_connect(self, place):
+        connections.append(place)
+        return connect(self, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", noted_connect)
+        server = demo.start(model, port, open_browser=False)
+        yield f"http://{demo.HOST}:{port}"
+        server.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip("needs a Chromium or Chrome on the PATH")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=executable, args=OPTIONS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """A function that opens the page; whatever goes wrong in its JavaScript fails the test."""
+    contexts, problems = [], []
+
+    def open_page(**options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda problem: problems.append(str(problem)))
+        page.goto(address)
+        page.wait_for_selector(".digit")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def places(page, points):
+    box = page.locator(".paper canvas").bounding_box()
+    return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+
+
+def draw(page, points):
+    """A stroke of the mouse."""
+    first, *rest = places(page, points)
+    page.mouse.move(*first)
+    page.mouse.down()
+    for place in rest:
+        page.mouse.move(*place)
+    page.mouse.up()
+
+
+def draw_with_finger(page, points):
+    touch = page.context.new_cdp_session(page)
+    for i, (x, y) in enumerate(places(page, points)):
+        kind = "touchMove" if i else "touchStart"
+        event = {"type": kind, "touchPoints": [{"x": x, "y": y}]}
+        touch.send("Input.dispatchTouchEvent", event)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def status(page):
+    """What the page says once it has the answer to what is on the paper."""
+    page.wait_for_function("document.querySelector('.result').ariaBusy === 'false'")
+    return page.locator(ANSWER).inner_text()
+
+
+def number(page):
+    status(page)
+    return page.locator(".number").inner_text()
+
+
+def bars(page):
+    """For each digit found, its ten probabilities in percent, as written beside the bars."""
+    rows = page.locator(".digit li > :last-child").all_inner_texts()
+    values = [float(text.removesuffix(" %")) if text else 0.0 for text in rows]
+    return np.array(values).reshape(-1, 10)
+
+
+def seen_images(page):
+    """For each digit found, the picture that is shown as the network's, (28, 28)."""
+    pixels = page.evaluate("""() => [...document.querySelectorAll(".digit canvas")].map(
+        (canvas) => [...canvas.getContext("2d").getImageData(0, 0, 28, 28).data])""")
+    return np.array(pixels).reshape(-1, 28, 28, 4)[..., 0]
+
+
+def ink_on_paper(page):
+    """How many of the paper's pixels are drawn on."""
+    return page.evaluate("""() => {
+        const paper = document.querySelector(".paper canvas");
+        const data = paper.getContext("2d").getImageData(0, 0, paper.width, paper.height).data;
+        return data.filter((value, i) => i % 4 === 3 && value > 0).length;
+    }""")
+
+
+def sample_digit(index):
+    """A test digit of the sample as a large picture, dark on light: its PNG, and its label."""
+    split = data.load_split("sample", "test", "")
+    picture = Image.fromarray(255 - split.images[index].numpy()).resize((560, 560), Image.BICUBIC)
+    return as_png(picture), str(int(split.labels[index]))
+
+
+def as_png(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def upload(page, name, content):
+    """Opens a file, and waits until the page says something about it."""
+    before = page.locator(ANSWER).inner_text()
+    kind = "application/octet-stream"
+    page.set_input_files("input", {"name": name, "mimeType": kind, "buffer": content})
+    page.wait_for_function(
+        "([answer, before]) => document.querySelector(answer).innerText !== before",
+        arg=[ANSWER, before],
+    )
+
+
+# ---- drawing
+
+
+def test_reads_what_is_drawn_after_each_stroke(open_page):
+    page = open_page()
+    assert "Nothing is drawn yet" in page.locator(ANSWER).inner_text()
+    draw(page, ONE)
+    assert number(page) == "1"
+    probabilities = bars(page)
+    assert probabilities.shape == (1, 10)
+    assert probabilities.argmax() == 1 and abs(probabilities.sum() - 100) < 1
+    (image,) = seen_images(page)
+    rows, columns = np.nonzero(image)
+    assert np.ptp(rows) == 19 and np.ptp(columns) < 6  # upright, fitted to 20x20
+
+    draw(page, ZERO)  # a second digit beside the first
+    assert number(page) == "10"
+    assert "2 digits" in status(page)
+    assert bars(page).argmax(1).tolist() == [1, 0]
+    assert (seen_images(page).max((1, 2)) > 200).all()
+
+
+def test_takes_strokes_back_and_clears_with_one_click(open_page):
+    page = open_page()
+    draw(page, ONE)
+    draw(page, ZERO)
+    assert number(page) == "10"
+    page.get_by_role("button", name="Undo").click()
+    assert number(page) == "1"
+    draw(page, ZERO)
+    assert number(page) == "10"
+    page.get_by_role("button", name="Clear").click()
+    assert "Nothing is drawn yet" in status(page)
+    assert number(page) == "" and ink_on_paper(page) == 0
+    assert bars(page).sum() == 0 and seen_images(page).sum() == 0
+    draw(page, ZERO)
+    assert number(page) == "0"
+
+
+def test_an_answer_that_comes_late_is_dropped(open_page):
+    page = open_page()
+    page.evaluate("""() => {
+        const shown = document.querySelector(".number");
+        window.numbers = [];
+        const note = () => window.numbers.push(shown.textContent);
+        new MutationObserver(note).observe(shown, { childList: true });
+    }""")
+    held = []
+    page.route("**/component_server/", lambda route: held.append(route), times=1)
+    with page.expect_request("**/component_server/"):
+        draw(page, ONE)
+    draw(page, ZERO)
+    held.pop().continue_()
+    assert number(page) == "10"
+    assert page.evaluate("window.numbers") == ["10"]
+
+
+def test_a_finger_draws_on_a_phone(open_page):
+    page = open_page(
+        viewport={"width": 360, "height": 640},
+        has_touch=True,
+        is_mobile=True,
+        device_scale_factor=3,
+    )
+    draw_with_finger(page, ONE)
+    assert number(page) == "1"
+    draw_with_finger(page, ZERO)
+    assert number(page) == "10"
+    assert page.evaluate("scrollY") == 0  # the stroke did not move the page
+    # No sideways scrolling, nothing cut off, and as sharp as the screen is.
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    for element in page.locator(".tools > *, .paper, .digit").all():
+        box = element.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+    paper = page.locator(".paper canvas")
+    assert paper.evaluate("canvas => Math.abs(canvas.width - 3 * canvas.clientWidth)") <= 1
+
+
+# ---- photos
+
+
+def test_reads_an_uploaded_picture(open_page):
+    content, label = sample_digit(3)
+    page = open_page()
+    upload(page, "digit.png", content)
+    assert number(page) == label
+    draw(page, ONE)  # a stroke starts a clean sheet
+    assert number(page) == "1"
+
+
+def test_reads_a_pasted_picture(open_page):
+    content, label = sample_digit(4)
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async (text) => {
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const blob = new Blob([bytes], { type: "image/png" });
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+        }""",
+        base64.b64encode(content).decode(),
+    )
+    page.keyboard.press("Control+V")
+    page.wait_for_selector(".number:not(:empty)")
+    assert number(page) == label
+
+
+def test_reads_a_dropped_picture(open_page):
+    content, label = sample_digit(5)
+    page = open_page()
+    page.evaluate(
+        """(text) => {
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], "digit.png", { type: "image/png" }));
+            const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+            document.querySelector(".note").dispatchEvent(event);
+        }""",
+        base64.b64encode(content).decode(),
+    )
+    page.wait_for_selector(".number:not(:empty)")
+    assert number(page) == label
+
+
+def test_says_what_is_wrong_with_a_file_and_goes_on(open_page):
+    page = open_page()
+    upload(page, "notes.txt", b"seven")
+    assert "notes.txt cannot be opened as a picture" in page.locator(ANSWER).inner_text()
+    upload(page, "blank.png", as_png(Image.new("L", (300, 200), "white")))
+    assert "No ink was found" in status(page)
+    draw(page, ONE)
+    assert number(page) == "1"
+
+
+# ---- the server
+
+
+def test_nothing_is_asked_from_elsewhere(browser, address, connections):
+    asked = []
+    context = browser.new_context()
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector(".digit")
+    draw(page, ONE)
+    assert number(page) == "1"
+    page.wait_for_timeout(500)
+    context.close()
+    assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked), asked
+    network = {place[0] for place in connections if isinstance(place, tuple)}
+    assert network == {demo.HOST}
+
+
+def test_a_busy_port_is_told_before_anything_is_loaded(monkeypatch):
+    with socket.socket() as other:
+        other.bind((demo.HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__spec__=SimpleNamespace()))
+        with pytest.raises(Error, match=rf"^port {port} cannot be used .*--port$"):
+            demo.serve(None, port)
+
+
+def test_missing_or_old_gradio_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(Error, match=re.escape('pip install -e ".[demo]"')):
+        demo.serve(None, free_port())
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__version__="5.49.1"))
+    with pytest.raises(Error, match=r"gradio 5\.49\.1 is too old: pip install -U gradio"):
+        demo.build_page(lambda url: {})
+
+
+def test_serves_until_ctrl_c(sample_checkpoint, monkeypatch, capsys):
+    pytest.importorskip("gradio", reason='needs gradio: pip install -e ".[demo]"')
+    monkeypatch.setattr(demo, "has_screen", lambda: False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there, and none is needed
+    monkeypatch.setenv("no_proxy", "elsewhere")
+    port = free_port()
+
+    def press_ctrl_c(seconds):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}") as page:
+            assert page.status == 200
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo, "time", SimpleNamespace(sleep=press_ctrl_c))
+    assert main(["demo", "--ckpt", str(sample_checkpoint), "--port", str(port)]) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and err.split("\n")[0].startswith(f"draw at http://127.0.0.1:{port} ")
+    demo.check(port)  # it is free again
+
+
+# ---- the answer by itself
+
+
+def as_url(picture):
+    return demo.PREFIX + base64.b64encode(as_png(picture)).decode()
+
+
+def test_the_answer_is_plain_values(model):
+    content, label = sample_digit(3)
+    answer = demo.make_answer(model)(demo.PREFIX + base64.b64encode(content).decode())
+    assert answer["number"] == label
+    (digit,) = answer["digits"]
+    assert digit["digit"] == int(label)
+    assert len(digit["probabilities"]) == 10 and abs(sum(digit["probabilities"]) - 1) < 1e-5
+    assert np.shape(digit["image"]) == (28, 28)
+    assert len(digit["box"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        (None, "not a picture"),
+        (["data:image/png;base64,"], "not a picture"),
+        ({"path": __file__}, "not a picture"),
+        (__file__, "not a picture"),
+        (f"file://{__file__}", "not a picture"),
+        ("data:image/svg+xml;base64,AAAA", "not a picture"),
+        (demo.PREFIX, "damaged"),
+        (demo.PREFIX + __file__, "damaged"),
+        (demo.PREFIX + "not base64, é", "damaged"),
+        (demo.PREFIX + base64.b64encode(b"GIF89a").decode(), "damaged"),
+        (as_url(Image.effect_noise((90, 90), 50))[:2000], "damaged"),
+        (demo.PREFIX + "A" * demo.MAX_LENGTH, "too large"),
+        (as_url(Image.new("1", (demo.MAX_SIDE + 1, 1))), "too large"),
+        (as_url(Image.new("1", (20_000, 20_000))), "damaged|too large"),
+        (as_url(Image.new("L", (1, 1))), "no ink"),
+        (as_url(Image.new("RGBA", (300, 200))), "no ink"),
+    ],
+)
+def test_bad_data_is_an_error_in_the_answer(model, url, problem, recwarn):
+    answer = demo.make_answer(model)(url)
+    assert set(answer) == {"error"} and re.search(problem, answer["error"], re.IGNORECASE)
+
+
+def test_opens_a_browser_only_where_it_can_be_seen(monkeypatch):
+    for name in ("SSH_CONNECTION", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not demo.has_screen()
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert demo.has_screen()
+    monkeypatch.setenv("SSH_CONNECTION", "there")
+    assert not demo.has_screen()

@@ -1,0 +1,79 @@
+"""The network: its size, its shapes, what it does to pixels, and what travels with it."""
+
+import pytest
+import torch
+
+from mnist_cnn.model import CNN
+
+
+def test_it_has_215194_parameters_at_its_default_widths() -> None:
+    assert sum(parameter.numel() for parameter in CNN().parameters()) == 215_194
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_images_become_ten_logits_each(n: int) -> None:
+    logits = CNN()(torch.rand(n, 1, 28, 28))
+    assert logits.shape == (n, 10)
+    assert logits.dtype == torch.float32
+
+
+def test_it_answers_with_logits_and_no_softmax() -> None:
+    logits = CNN().eval()(torch.rand(8, 1, 28, 28))
+    assert logits.min() < 0
+    assert not torch.allclose(logits.sum(1), torch.ones(8), atol=0.05)
+
+
+def test_its_layers_are_those_of_the_design() -> None:
+    layers = {name: type(layer).__name__ for name, layer in CNN().named_children()}
+    assert layers == {
+        "conv1": "Conv2d",
+        "conv2": "Conv2d",
+        "dropout1": "Dropout",
+        "fc1": "Linear",
+        "dropout2": "Dropout",
+        "fc2": "Linear",
+    }
+
+
+def test_it_normalises_the_pixels_itself() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 1, 28, 28)
+    plain = CNN(mean=0.0, std=1.0).eval()
+    own = CNN(mean=0.3, std=0.2).eval()
+    own.load_state_dict({**plain.state_dict(), "mean": own.mean, "std": own.std})
+    torch.testing.assert_close(own(images), plain((images - 0.3) / 0.2))
+    assert not torch.allclose(own(images), plain(images))
+
+
+def test_mean_and_deviation_travel_with_the_weights_and_are_not_trained() -> None:
+    model = CNN(mean=0.25, std=0.5)
+    assert model.state_dict()["mean"].item() == 0.25
+    assert model.state_dict()["std"].item() == 0.5
+    assert {name for name, _ in model.named_parameters()}.isdisjoint({"mean", "std"})
+
+
+def test_widths_classes_and_dropout_are_its_arguments() -> None:
+    model = CNN(channels=(3, 5), hidden=11, dropout=(0.1, 0.9), classes=4)
+    assert model.conv1.weight.shape == (3, 1, 5, 5)
+    assert model.conv2.weight.shape == (5, 3, 3, 3)
+    assert model.fc1.weight.shape == (11, 5 * 5 * 5)
+    assert (model.dropout1.p, model.dropout2.p) == (0.1, 0.9)
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 4)
+
+
+def test_an_image_is_read_alike_alone_and_among_others() -> None:
+    model, images = CNN().eval(), torch.rand(5, 1, 28, 28)
+    torch.testing.assert_close(model(images)[3:4], model(images[3:4]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [(0.5, 0.0), (0.0, 0.5)])
+def test_dropout_works_in_training_only(dropout: tuple[float, float]) -> None:
+    model, images = CNN(dropout=dropout), torch.rand(4, 1, 28, 28)
+    assert not torch.equal(model.train()(images), model(images))
+    assert torch.equal(model.eval()(images), model(images))
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = CNN()
+    model(torch.rand(16, 1, 28, 28)).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
