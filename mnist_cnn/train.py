@@ -83,7 +83,7 @@ RECIPES = {
         augmentation=dict(rotate=0.17, shift=0.04, scale=0.1, shear=0.1, elastic=0.5, stroke=0.4),
     ),
     "best": Recipe(
-        epochs=50,
+        epochs=60,
         batch_size=128,
         lr=0.004,
         betas=(0.9, 0.999),

@@ -88,7 +88,7 @@ def open_page(browser, address):
     def open_page(**options):
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("pageerror", lambda problem: problems.append(str(problem)))
         page.goto(address)
         page.wait_for_selector(".digit")

@@ -129,8 +129,9 @@ function comment(digits) {
   if (least > 0.9995) return "More than 99.9 % sure";
   if (least > 0.8) return `${percent(least)} sure`;
   const { digit, probabilities } = digits[0];
-  const others = probabilities.filter((_, i) => i !== digit);
-  return `Only ${percent(least)} sure: it could be a ${probabilities.indexOf(Math.max(...others))} as well`;
+  const second = Math.max(...probabilities.filter((_, i) => i !== digit));
+  const other = probabilities.indexOf(second);
+  return `Only ${percent(least)} sure: it could be a ${other} as well`;
 }
 
 function show({ error, number = "", digits = [] }, picture) {
