@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_cnn.checkpoint import load
 from mnist_cnn.data import SOURCES, augment, batches, load_split, split_validation
@@ -292,7 +293,7 @@ def measure_speed(args: argparse.Namespace) -> Figures:
         cutting = _time(lambda: next(batches(split, order, size)), device)  # noqa: B023
         augmenting = _time(lambda: augment(images, **recipe.augmentation), device)  # noqa: B023
         network = _time(step, device)
-        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter:
             step()
         whole = cutting + augmenting + network
         rate = counter.get_total_flops() / whole / 1e9
