@@ -276,7 +276,7 @@ def measure_speed(args: argparse.Namespace) -> Figures:
     print("\nrecipe      step   cutting  augmenting  network   images/s  GFLOP/s  of peak")
     figures["steps"] = {}
     for name, recipe in RECIPES.items():
-        net = CNN(recipe.channels, recipe.hidden, recipe.dropout).to(device)
+        net = CNN(recipe.channels, recipe.kernels, recipe.hidden, recipe.dropout).to(device)
         net = net.to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(net.parameters(), fused=True)
         size = recipe.batch_size

@@ -82,8 +82,8 @@ def main() -> None:
         page.wait_for_selector(".paper canvas")
         page.evaluate(STOPWATCH)
         for i in range(args.strokes + 1):
-            if i % len(strokes) == 0:
-                page.click(".clear", force=True, timeout=1000)
+            if i and i % len(strokes) == 0:
+                page.click(".clear")
             draw(page, strokes[i % len(strokes)])
             page.wait_for_function(f"window.times.length > {i}")
             page.wait_for_timeout(300)

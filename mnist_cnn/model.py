@@ -14,6 +14,7 @@ class CNN(nn.Module):
 
     Args:
         channels: how many filters the first and the second convolution learn.
+        kernels: the side of the first and the second convolution's filters, in pixels.
         hidden: width of the fully connected layer between the filters and the answer.
         dropout: the share of inputs zeroed in training before each linear layer, in [0, 1].
         classes: how many classes there are to tell apart.
@@ -30,6 +31,7 @@ class CNN(nn.Module):
     def __init__(
         self,
         channels: tuple[int, int] = (24, 32),
+        kernels: tuple[int, int] = (5, 3),
         hidden: int = 256,
         dropout: tuple[float, float] = (0.25, 0.5),
         classes: int = 10,
@@ -39,10 +41,12 @@ class CNN(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
-        self.conv1 = nn.Conv2d(1, channels[0], kernel_size=5)
-        self.conv2 = nn.Conv2d(channels[0], channels[1], kernel_size=3)
+        self.conv1 = nn.Conv2d(1, channels[0], kernels[0])
+        self.conv2 = nn.Conv2d(channels[0], channels[1], kernels[1])
+        # A convolution without padding loses kernel - 1 pixels a side; pooling halves what is left.
+        side = ((28 - kernels[0] + 1) // 2 - kernels[1] + 1) // 2
         self.dropout1 = nn.Dropout(dropout[0])
-        self.fc1 = nn.Linear(channels[1] * 5 * 5, hidden)
+        self.fc1 = nn.Linear(channels[1] * side * side, hidden)
         self.dropout2 = nn.Dropout(dropout[1])
         self.fc2 = nn.Linear(hidden, classes)
 

@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from mnist_cnn import Error
 from mnist_cnn.evaluate import compute_logits
-from mnist_cnn.handwriting import find_digits, prepare, read_picture
+from mnist_cnn.handwriting import Prepared, find_digits, prepare, read_picture
 
 BATCH_SIZE = 64  # pictures that wait for the network together: enough to be fast, few to be kept
 
@@ -92,24 +93,27 @@ def predict(model: nn.Module, files: Iterable[str], keep_steps: int = 0) -> Iter
     Args:
         keep_steps: for how many of the files to keep the steps of their preparation.
     """
-    read, waiting = make_reader(model), iter(files)
-    while batch := list(islice(waiting, BATCH_SIZE)):
-        answers, images = [], []
-        for file in batch:
-            answer = Answer(file)
-            try:
-                prepared = prepare(read_picture(file))
-                images.append(prepared.image)
-                if keep_steps > 0:
-                    answer.steps = prepared.steps
-            except Error as error:
-                answer.error = str(error)
-            keep_steps -= 1
-            answers.append(answer)
-        read_well = (answer for answer in answers if not answer.error)
-        for answer, image, row in zip(read_well, images, read(np.stack(images)) if images else ()):
-            answer.readings = [Reading(image, row)]
-        yield from answers
+    read, waiting = make_reader(model), iter(enumerate(files))
+    with ThreadPoolExecutor() as pool:  # Pillow and OpenCV leave other threads room to work
+        while batch := list(islice(waiting, BATCH_SIZE)):
+            prepared = list(pool.map(lambda job: _prepare_file(job[1], job[0] < keep_steps), batch))
+            images = [picture.image for picture in prepared if isinstance(picture, Prepared)]
+            probabilities = iter(read(np.stack(images)) if images else ())
+            for (_, file), picture in zip(batch, prepared):
+                if isinstance(picture, Prepared):
+                    reading = Reading(picture.image, next(probabilities))
+                    yield Answer(file, readings=[reading], steps=picture.steps)
+                else:
+                    yield Answer(file, error=picture)
+
+
+def _prepare_file(file: str, keep_steps: bool) -> Prepared | str:
+    """A picture made ready for the network, or what is wrong with it."""
+    try:
+        prepared = prepare(read_picture(file))
+    except Error as error:
+        return str(error)
+    return prepared if keep_steps else Prepared(prepared.image, [])
 
 
 def predict_numbers(

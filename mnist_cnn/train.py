@@ -41,7 +41,7 @@ class Recipe:
     average: the weights that are evaluated and kept are a running average over about this many
         epochs (Polyak and Juditsky, 1992); it smooths out what the last few batches did.
     label_smoothing: the share of each label's certainty spread over all classes.
-    channels, hidden, dropout: the network's (model.CNN).
+    channels, kernels, hidden, dropout: the network's (model.CNN).
     augmentation: the arguments of data.augment.
     """
 
@@ -52,6 +52,7 @@ class Recipe:
     average: float
     label_smoothing: float
     channels: tuple[int, int]
+    kernels: tuple[int, int]
     hidden: int
     dropout: tuple[float, float]
     augmentation: dict[str, float]
@@ -66,6 +67,7 @@ RECIPES = {
         average=0.1,
         label_smoothing=0.1,
         channels=(24, 32),
+        kernels=(5, 3),
         hidden=256,
         dropout=(0.0, 0.0),
         augmentation={},
@@ -78,20 +80,23 @@ RECIPES = {
         average=1.0,
         label_smoothing=0.0,
         channels=(24, 32),
+        kernels=(5, 3),
         hidden=256,
         dropout=(0.1, 0.3),
         augmentation=dict(rotate=0.17, shift=0.04, scale=0.1, shear=0.1, elastic=0.5, stroke=0.4),
     ),
     "best": Recipe(
-        epochs=60,
+        epochs=30,
         batch_size=128,
-        lr=0.004,
+        lr=0.003,
         betas=(0.9, 0.999),
         average=1.0,
         label_smoothing=0.0,
-        channels=(24, 32),
+        # Larger filters in the second layer see 16 pixels of the image at once instead of 12.
+        channels=(32, 64),
+        kernels=(5, 5),
         hidden=256,
-        dropout=(0.2, 0.4),
+        dropout=(0.3, 0.5),
         augmentation=dict(rotate=0.17, shift=0.05, scale=0.1, shear=0.1, elastic=0.6, stroke=0.5),
     ),
 }
@@ -123,15 +128,16 @@ def plan_run(
             f"--batch-size {recipe.batch_size} is more than the "
             f"{len(train_split.labels)} training images of {dataset}: choose a smaller one"
         )
-    pixels = train_split.images.double() / 255
+    mean, std = pixel_statistics(train_split.images)
     return {
         "model_args": {
             "channels": list(recipe.channels),
+            "kernels": list(recipe.kernels),
             "hidden": recipe.hidden,
             "dropout": list(recipe.dropout),
             "classes": len(SOURCES[dataset].classes),
-            "mean": pixels.mean().item(),
-            "std": pixels.std().item(),
+            "mean": mean,
+            "std": std,
         },
         "dataset": dataset,
         "classes": SOURCES[dataset].classes,
@@ -140,6 +146,19 @@ def plan_run(
         "seed": seed,
         "versions": {"mnist_cnn": mnist_cnn.__version__, "torch": str(torch.__version__)},
     }
+
+
+def pixel_statistics(images: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels of uint8 images, on the scale from 0 to 1.
+
+    From how often each of the 256 values occurs: the pixels themselves, as floats, would take
+    a gigabyte.
+    """
+    counts = torch.bincount(images.flatten(), minlength=256).double()
+    values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+    mean = (counts * values).sum() / counts.sum()
+    variance = (counts * (values - mean) ** 2).sum() / counts.sum()
+    return mean.item(), variance.sqrt().item()
 
 
 def train(
