@@ -164,12 +164,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def load_data(name: str, split: str, data_dir: str) -> "Split":
+def load_data(name: str, split: str, data_dir: str, quiet: bool = False) -> "Split":
     """data.load_split, for a data set that nothing may stand in for."""
     from mnist_cnn.data import DownloadError, load_split
 
     try:
-        return load_split(name, split, data_dir)
+        return load_split(name, split, data_dir, quiet)
     except DownloadError as error:
         raise Error(
             f"{error}: connect to the network, name a folder that has the files with --data-dir, "
@@ -240,15 +240,15 @@ def prepare_training(
             last = Path(args.resume).with_name("last.pt")
             raise Error(f"{args.resume} holds only the trained network: use --resume {last}")
         dataset = run["dataset"]
-        out_dir = args.out_dir or str(Path(args.resume).parent)
+        out_dir = str(Path(args.resume).parent) if args.out_dir is None else args.out_dir
     else:
-        out_dir = args.out_dir or "checkpoints"
+        out_dir = "checkpoints" if args.out_dir is None else args.out_dir
         dataset = args.dataset or "auto"
         if dataset == "auto":
-            dataset, fallen_back = data.find_dataset(args.data_dir)
+            dataset, fallen_back = data.find_dataset(args.data_dir, args.quiet)
 
-    both = load_data(dataset, "train", args.data_dir)
-    test = load_data(dataset, "test", args.data_dir)
+    both = load_data(dataset, "train", args.data_dir, args.quiet)
+    test = load_data(dataset, "test", args.data_dir, args.quiet)
     train_split, validation = data.split_validation(both, data.SOURCES[dataset].validation)
     if args.resume is None:
         given = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr}
@@ -271,7 +271,8 @@ def prepare_training(
                 f"{best} was trained on mnist, which cannot be had now ({fallen_back}): to train "
                 "on the sample without replacing it, choose another folder with --out-dir"
             )
-        say(f"replacing the earlier run in {out_dir}")
+        if not args.quiet:
+            say(f"replacing the earlier run in {out_dir}")
     if fallen_back:
         say(
             "warning: training on the bundled sample of 4,000 digits, because MNIST is not in "
@@ -304,9 +305,11 @@ def describe_run(run: "Checkpoint", device: "torch.device", processes: int, imag
     """What is about to be trained, where, in one line."""
     recipe = run["recipe"]
     where = f"{device}" if processes == 1 else f"{processes} processes, {device.type}"
+    plural = "s" if recipe["epochs"] > 1 else ""
     return (
         f"training on {images} images of {run['dataset']}: recipe {recipe['name']}, "
-        f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, seed {run['seed']}, "
+        f"{recipe['epochs']} epoch{plural}, batches of {recipe['batch_size']}, "
+        f"seed {run['seed']}, "
         f"device {where}"
     )
 
@@ -508,11 +511,10 @@ def run_predict(args: argparse.Namespace) -> int:
 
 def run_demo(args: argparse.Namespace) -> int:
     """The command `demo`."""
-    model = load_digit_reader(args)
-
     from mnist_cnn import demo
 
-    demo.serve(model, args.port)
+    demo.check(args.port)
+    demo.serve(load_digit_reader(args), args.port)
     return 0
 
 
@@ -531,7 +533,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("no command given: start with train")
     try:
         status: int = args.function(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started the program
+            sys.stdout.flush()
         return status
     except Error as error:
         say(f"error: {error}")
@@ -545,6 +548,10 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, RuntimeError) and "memory" not in text:
             raise
         say("error: out of memory: close other programs, or choose a smaller --batch-size")
+    except ValueError:
+        if "MPLBACKEND" not in os.environ:
+            raise
+        say(f"error: matplotlib does not know MPLBACKEND={os.environ['MPLBACKEND']}: unset it")
     except KeyboardInterrupt:
         say("\ninterrupted")
         return 130

@@ -14,12 +14,14 @@ resume        in last.pt alone: all that is needed to go on with the run
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mnist_cnn import Error
+from mnist_cnn.data import SOURCES
 from mnist_cnn.files import write_file
 from mnist_cnn.model import CNN
 
@@ -67,10 +69,12 @@ def load(path: str | Path) -> Checkpoint:
     if not os.path.exists(path):
         raise Error(
             f"there is no checkpoint {path}: run python -m mnist_cnn train first, "
-            "or name another one with --ckpt"
+            "or name another one"
         )
     try:
-        checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of other files' formats: told below, in one line
+            warnings.simplefilter("ignore")
+            checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _check(checkpoint)
     except IsADirectoryError:
         raise Error(f"{path} is a folder: name a checkpoint in it, such as best.pt") from None
@@ -98,13 +102,20 @@ class _Wrong(Exception):
 
 def _check(checkpoint: Any) -> None:
     _check_types(checkpoint, TYPES)
-    classes = checkpoint["classes"]
-    if not all(isinstance(name, str) for name in classes):
-        raise _Wrong("its class names are not text")
-    if checkpoint["model_args"].get("classes") != len(classes):
+    dataset, model_args = checkpoint["dataset"], checkpoint["model_args"]
+    if dataset not in SOURCES or checkpoint["classes"] != SOURCES[dataset].classes:
+        raise _Wrong("its data set or its classes are unknown")
+    if model_args.get("classes") != len(checkpoint["classes"]):
         raise _Wrong("its classes are not those of its network")
-    _check_weights(checkpoint["model"], checkpoint["model_args"])
+    if not all(0 <= rate <= 1 for rate in model_args.get("dropout", ())):  # NaN is not, either
+        raise _Wrong("its dropout rates are out of range")
+    _check_weights(checkpoint["model"], model_args)
+    if not checkpoint["model"]["std"] > 0:
+        raise _Wrong("its standard deviation is not positive")
     if "resume" in checkpoint:
+        for key in ("epochs", "batch_size"):
+            if not isinstance(checkpoint["recipe"].get(key), int) or checkpoint["recipe"][key] < 1:
+                raise _Wrong(f"its recipe's {key} is out of range")
         _check_types(checkpoint["resume"], RESUME_TYPES)
         _check_weights(checkpoint["resume"]["model"], checkpoint["model_args"])
         _check(checkpoint["resume"]["best"])

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError, URLError
 
 import torch
 import torch.nn.functional as F
@@ -98,13 +99,14 @@ class Split(NamedTuple):
 # ------------------------------------------------------------------------------ files
 
 
-def load_split(name: str, split: str, data_dir: str | Path) -> Split:
+def load_split(name: str, split: str, data_dir: str | Path, quiet: bool = False) -> Split:
     """Reads the "train" or the "test" split of a data set, downloading what is missing.
 
     Args:
         name: one of SOURCES.
         split: "train" or "test".
         data_dir: the folder in which torchvision's own layout begins (MNIST/raw/...).
+        quiet: say nothing about a download.
 
     Raises:
         DownloadError: a file is missing and no mirror gave it.
@@ -123,7 +125,7 @@ def load_split(name: str, split: str, data_dir: str | Path) -> Split:
             _check_packed(name, raw, file)
             path = raw / file
             if not path.exists():
-                path = _unpack(name, raw, file, Path(scratch))
+                path = _unpack(name, raw, file, Path(scratch), quiet)
             _check_unpacked(source, path, split)
             paths.append(path)
         images, labels = read_image_file(os.fspath(paths[0])), read_label_file(os.fspath(paths[1]))
@@ -132,7 +134,7 @@ def load_split(name: str, split: str, data_dir: str | Path) -> Split:
     return Split(images, labels)
 
 
-def find_dataset(data_dir: str | Path) -> tuple[str, str]:
+def find_dataset(data_dir: str | Path, quiet: bool = False) -> tuple[str, str]:
     """Which data set "auto" stands for: MNIST where it is or can be had, else the sample.
 
     Returns:
@@ -142,13 +144,13 @@ def find_dataset(data_dir: str | Path) -> tuple[str, str]:
         Error: MNIST is there but damaged, or data_dir cannot be written.
     """
     try:
-        download("mnist", data_dir)
+        download("mnist", data_dir, quiet)
     except DownloadError as error:
         return "sample", str(error)
     return "mnist", ""
 
 
-def download(name: str, data_dir: str | Path) -> None:
+def download(name: str, data_dir: str | Path, quiet: bool = False) -> None:
     """Fetches whatever files of a data set are missing into data_dir, from torchvision's mirrors.
 
     Each file is tried at one mirror after the other, whatever goes wrong at the first, and is put
@@ -170,18 +172,19 @@ def download(name: str, data_dir: str | Path) -> None:
         return
     check_folder(raw, "--data-dir")
     for file in missing:
-        _download_file(source, raw, f"{file}.gz")
+        _download_file(source, raw, f"{file}.gz", quiet)
 
 
-def _download_file(source: Source, raw: Path, file: str) -> None:
+def _download_file(source: Source, raw: Path, file: str, quiet: bool = False) -> None:
     dataset = _torchvision(source)
     md5 = dict(dataset.resources)[file]
     failures = []
     for mirror in dataset.mirrors:
         url = f"{mirror.rstrip('/')}/{file}"
-        print(f"downloading {url}", file=sys.stderr)
+        if not quiet:
+            print(f"downloading {url}", file=sys.stderr)
         try:
-            content = _fetch(url)
+            content = _fetch(url, quiet)
         except (OSError, HTTPException, ValueError) as error:
             failures.append(f"{url}: {_reason(error)}")
             continue
@@ -192,14 +195,16 @@ def _download_file(source: Source, raw: Path, file: str) -> None:
     raise DownloadError(f"{file} cannot be downloaded ({'; '.join(failures)})")
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, quiet: bool) -> bytes:
     """The bytes behind an address; no wait for the next one is longer than TIMEOUT seconds."""
     # Some mirrors turn away clients that do not say who they are.
     request = urllib.request.Request(url, headers={"User-Agent": "mnist_cnn"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         total = int(response.headers.get("Content-Length") or 0)
         parts = []
-        with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        with tqdm(
+            total=total, unit="B", unit_scale=True, leave=False, disable=quiet or None
+        ) as bar:
             while part := response.read1(1 << 16):
                 parts.append(part)
                 bar.update(len(part))
@@ -207,19 +212,21 @@ def _fetch(url: str) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", error)  # urllib wraps the real one
+    reason: object = error
+    if isinstance(error, URLError) and not isinstance(error, HTTPError):
+        reason = error.reason  # the error that urllib has wrapped
     if isinstance(reason, (TimeoutError, socket.timeout)):
         return f"no answer for {TIMEOUT} s"
     return " ".join(str(reason).split()) or type(reason).__name__
 
 
-def _unpack(name: str, raw: Path, file: str, scratch: Path) -> Path:
+def _unpack(name: str, raw: Path, file: str, scratch: Path, quiet: bool) -> Path:
     """Unpacks raw/file.gz beside itself, or into scratch where that is not allowed."""
     packed = raw / f"{file}.gz"
     if not packed.exists():
         if name == "sample":
             raise Error(f"{raw / file} is missing: install the package mnist_cnn again")
-        download(name, raw.parent.parent)
+        download(name, raw.parent.parent, quiet)
     try:
         content = gzip.decompress(packed.read_bytes())
     except (OSError, EOFError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import warnings
 
 import torch
 
@@ -23,7 +24,9 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         found = torch.accelerator.current_accelerator()
         name = found.type if found and torch.accelerator.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        with warnings.catch_warnings():  # about names that PyTorch is giving up
+            warnings.simplefilter("ignore")
+            device = torch.device(name)
     except RuntimeError:
         raise Error(f"unknown device {name!r}: use auto, cpu or cuda") from None
     if device.type == "cpu":
@@ -37,7 +40,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         torch.zeros(1, device=device).cpu()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except Exception:  # each kind of device fails in its own way where it is missing
         raise Error(f"there is no device {name} here: use --device auto or --device cpu") from None
     return device
 

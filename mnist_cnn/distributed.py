@@ -56,9 +56,18 @@ class Ranks:
 
 
 def find_ranks() -> Ranks:
-    """What torchrun says about this process; without torchrun, the only one."""
-    rank, count, local = (os.environ.get(key) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    return Ranks(int(rank or 0), int(count or 1), int(local or 0))
+    """What torchrun says about this process; without torchrun, the only one.
+
+    Raises:
+        Error: only a part of what torchrun says is there.
+    """
+    keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    values = [os.environ.get(key, "") for key in keys]
+    if not any(values) or values[1] == "1":
+        return Ranks()
+    if not all(value.isdecimal() for value in values):
+        raise Error(f"{', '.join(keys)} do not fit together: start several processes with torchrun")
+    return Ranks(*map(int, values))
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """How good a network is: loss, accuracy, figures per class, and what it mixes up."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mnist_cnn import Error
 from mnist_cnn.data import Split, to_pixels
 
 BATCH_SIZE = (
@@ -57,9 +59,15 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
-    """Runs a network over a split that is on its device. The result is on the CPU."""
+    """Runs a network over a split that is on its device. The result is on the CPU.
+
+    Raises:
+        Error: the network's answers are not finite numbers.
+    """
     logits = compute_logits(model, split.images)
     loss = F.cross_entropy(logits, split.labels, reduction="sum").item() / len(split.labels)
+    if not math.isfinite(loss):
+        raise Error("this network's answers are not finite: its weights are damaged, train it anew")
     confidences, predictions = logits.softmax(1).max(1)
     return Evaluation(loss, split.labels.cpu(), predictions.cpu(), confidences.cpu())
 

@@ -141,10 +141,18 @@ def plan_run(
         },
         "dataset": dataset,
         "classes": SOURCES[dataset].classes,
-        "recipe": {"name": name, **dataclasses.asdict(recipe)},
+        "recipe": {"name": name, **plain_values(recipe)},
         "overrides": overrides,
         "seed": seed,
         "versions": {"mnist_cnn": mnist_cnn.__version__, "torch": str(torch.__version__)},
+    }
+
+
+def plain_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a dictionary of numbers, lists and dictionaries."""
+    values = dataclasses.asdict(recipe)
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
     }
 
 
@@ -205,11 +213,14 @@ def train(
     best: checkpoint.Checkpoint = {}
     if "resume" in run:
         state = run["resume"]
-        net.load_state_dict(state["model"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        losses.copy_(state["losses"])
+        try:
+            net.load_state_dict(state["model"])
+            averaged.load_state_dict(state["averaged"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            losses.copy_(state["losses"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise Error(f"the run to resume is damaged ({error}): start it anew") from None
         history, best = state["history"], state["best"]
         if ranks.rank == 0:  # into another folder than before, perhaps
             save_run(out_dir, run, new_best=True)

@@ -239,7 +239,8 @@ def draw_boxes(
     """
     columns = min(2, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = new_figure(6 * columns, 4.6 * rows)
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
+    figure = new_figure(6 * columns, (6 * min(tallest, 1.5) + 0.5) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

@@ -80,7 +80,6 @@ def plain(value: Any) -> bool:
     return type(value) in (str, int, float, bool, torch.Tensor)
 
 
-@pytest.mark.xfail(strict=True, reason="recipe holds tuples: dataclasses.asdict keeps them")
 def test_it_holds_tensors_and_plain_values_alone(best: dict[str, Any]) -> None:
     assert [key for key, value in best.items() if not plain(value)] == []
 
@@ -189,13 +188,10 @@ COMMANDS = {
 }
 
 
-NEW_PICKLE = pytest.param(
-    "new pickle", marks=pytest.mark.xfail(strict=True, reason="torch.load's warning is let through")
-)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("kind", ["missing", "empty", "all but the end", NEW_PICKLE, "other shape"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "empty", "all but the end", "new pickle", "other shape"]
+)
 def test_every_command_refuses_it_in_one_line(
     command: str, kind: str, best: dict[str, Any], sample_checkpoint: Path, tmp_path: Path,
     cli: Callable, recwarn: pytest.WarningsRecorder,

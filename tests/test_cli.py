@@ -175,9 +175,8 @@ def test_a_mistake_gets_one_line(mistake: str, word: str, cli: Callable, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # and nothing has been begun
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason="device.py lets it through")
 DEVICES = ["nonsense", "cuda:-1", "cuda:99", "", "meta", "vulkan"]
-DEVICES += [pytest.param(name, marks=NOT_YET) for name in ("mkldnn", "hpu", "privateuseone")]
+DEVICES += ["mkldnn", "hpu", "privateuseone"]
 if not ACCELERATED:
     DEVICES += ["cuda", "cuda:0", "mps", "xpu"]
 
@@ -397,7 +396,7 @@ def test_ctrl_c_ends_training_with_130_and_leaves_a_run_to_resume(
         if line.startswith("epoch   2/500"):
             break
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=300)
     assert running.returncode == 130
     assert out == ""
     assert "Traceback" not in err
@@ -415,5 +414,5 @@ def test_a_reader_that_leaves_gets_no_traceback(
     running = start_program("eval", "--ckpt", sample_checkpoint)
     running.stdout.close()  # as `| head` does, before anything is printed
     err = running.stderr.read()
-    assert running.wait(timeout=60) != 2
+    assert running.wait(timeout=300) != 2
     assert err == ""
