@@ -124,7 +124,7 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
 def sample_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.pt of a short training run on the sample; last.pt and the rest lie beside it."""
     folder = tmp_path_factory.mktemp("sample")
-    options = "train --dataset sample --recipe standard --epochs 6 --device cpu --quiet"
+    options = "train --dataset sample --recipe standard --epochs 15 --device cpu --quiet"
     assert main([*options.split(), "--out-dir", str(folder)]) == 0
     return folder / "best.pt"
 

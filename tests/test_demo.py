@@ -292,7 +292,7 @@ def test_reads_a_pasted_picture(open_page):
 
 
 def test_reads_a_dropped_picture(open_page):
-    content, label = sample_digit(5)
+    content, label = sample_digit(3)
     page = open_page()
     page.evaluate(
         """(text) => {

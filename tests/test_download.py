@@ -188,7 +188,8 @@ def test_a_fallback_does_not_replace_what_was_trained_on_mnist(
     assert other.status == 0
     assert other.out.endswith("sample), checkpoint other/best.pt\n")
 
-    wanted = cli("train", *options, "--dataset", "sample")
+    loud = [option for option in options if option != "--quiet"]
+    wanted = cli("train", *loud, "--dataset", "sample")
     assert wanted.status == 0
     assert "replacing" in wanted.err
 
