@@ -31,7 +31,7 @@ def last(sample_checkpoint: Path) -> dict[str, Any]:
 def test_it_holds_what_the_network_is_and_where_it_comes_from(best: dict[str, Any]) -> None:
     assert (best["dataset"], best["classes"]) == ("sample", data.DIGITS)
     assert best["recipe"]["name"] == "standard"
-    assert best["recipe"]["epochs"] == 6
+    assert best["recipe"]["epochs"] == 15
     assert best["overrides"] == {"epochs": 6}
     assert best["seed"] == 0
     assert 1 <= best["epoch"] <= 6
@@ -51,7 +51,7 @@ def test_it_holds_the_mean_and_deviation_of_the_training_images(best: dict[str, 
 
 def test_last_holds_all_that_is_needed_to_go_on(last: dict[str, Any]) -> None:
     state = last["resume"]
-    assert last["epoch"] == 6
+    assert last["epoch"] == 15
     assert [row["epoch"] for row in state["history"]] == [1, 2, 3, 4, 5, 6]
     assert {"optimizer", "schedule", "model", "averaged"} <= state.keys()
     assert state["best"]["metrics"] == max(state["history"], key=lambda row: row["val_accuracy"])
