@@ -21,8 +21,9 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         Error: PyTorch does not know the device, or there is none here.
     """
     if name == "auto":
-        found = torch.accelerator.current_accelerator()
-        name = found.type if found and torch.accelerator.is_available() else "cpu"
+        # Asked first, because PyTorch 2.6 raises an error where there is no accelerator.
+        found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+        name = found.type if found else "cpu"
     try:
         with warnings.catch_warnings():  # about names that PyTorch is giving up
             warnings.simplefilter("ignore")
