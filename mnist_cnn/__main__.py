@@ -211,7 +211,7 @@ def run_train(args: argparse.Namespace) -> int:
     device = choose_device(args.device, ranks.local)
     with distributed.connect(ranks, device):
         # One process decides, reads and checks, before anything is written.
-        run, out_dir, splits = ranks.on_first(lambda: prepare_training(args, ranks.count, device))
+        run, out_dir, splits = ranks.on_first(lambda: prepare_training(args, ranks.count))
         train_split, validation, test = (split.to(device) for split in splits)
         if ranks.rank == 0 and not args.quiet:
             say(describe_run(run, device, ranks.count, len(train_split.labels)))
@@ -222,7 +222,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def prepare_training(
-    args: argparse.Namespace, processes: int, device: "torch.device"
+    args: argparse.Namespace, processes: int
 ) -> "tuple[Checkpoint, str, tuple[Split, Split, Split]]":
     """Checks options, data and folders: returns the plan of the run, its folder, and the splits.
 
@@ -340,9 +340,7 @@ def describe_accuracy(result: "Evaluation", dataset: str) -> str:
 # ------------------------------------------------------------------------------ eval
 
 
-def load_trained(
-    args: argparse.Namespace,
-) -> "tuple[Checkpoint, CNN, str, Split, torch.device]":
+def load_trained(args: argparse.Namespace) -> "tuple[Checkpoint, CNN, str, Split]":
     """The checkpoint, its network on the device, the data set's name, and its test split there."""
     from mnist_cnn import checkpoint
     from mnist_cnn.data import SOURCES
@@ -359,7 +357,7 @@ def load_trained(
     if (trained["dataset"], dataset) == ("mnist", "sample"):
         say("warning: this network was trained on mnist, so it has seen the sample's test digits")
     test = load_data(dataset, "test", args.data_dir).to(device)
-    return trained, checkpoint.build_model(trained).to(device), dataset, test, device
+    return trained, checkpoint.build_model(trained).to(device), dataset, test
 
 
 def run_eval(args: argparse.Namespace) -> int:
@@ -368,7 +366,7 @@ def run_eval(args: argparse.Namespace) -> int:
     from mnist_cnn.evaluate import confusion_matrix, evaluate, most_confused, per_class
 
     check_picture(args.confusion, "--confusion")
-    trained, model, dataset, test, _ = load_trained(args)
+    trained, model, dataset, test = load_trained(args)
     classes = trained["classes"]
     result = evaluate(model, test)
     confusion = confusion_matrix(result, len(classes))
@@ -416,7 +414,7 @@ def run_show(args: argparse.Namespace) -> int:
     from mnist_cnn.evaluate import evaluate
 
     check_picture(args.out, "--out")
-    trained, model, dataset, test, _ = load_trained(args)
+    trained, model, dataset, test = load_trained(args)
     result = evaluate(model, test)
     if args.wrong:
         wrong = (result.predictions != result.labels).nonzero().flatten()

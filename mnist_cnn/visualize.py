@@ -116,7 +116,7 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], title: str
     mistakes = counts.astype(float) * (1 - np.eye(n))
     axes.imshow(mistakes, cmap="Oranges", vmax=max(mistakes.max() * 1.3, 1))
     axes.set_title(title, fontsize=12)
-    axes.set_xticks(range(n), classes, rotation=0 if max(map(len, classes)) < 3 else 45)
+    axes.set_xticks(range(n), classes, rotation=0 if max(map(len, classes)) < 3 else 90)
     axes.set_yticks(range(n), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
