@@ -174,7 +174,6 @@ def draw_curves(history: Sequence[dict[str, float]], losses: Sequence[float]) ->
     right.set_ylabel("accuracy (%)")
     for axes in (left, right):
         _style_curves(axes, len(history))
-    right.legend(loc="lower right")
     return figure
 
 
