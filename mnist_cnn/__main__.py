@@ -228,9 +228,11 @@ def prepare_training(
 
     The splits are those to train on, to validate on, and to test on at the end.
     """
+    from dataclasses import fields
+
     from mnist_cnn import checkpoint, data
     from mnist_cnn.files import check_folder
-    from mnist_cnn.train import plan_run
+    from mnist_cnn.train import Recipe, plan_run
 
     fallen_back = ""
     if args.resume is not None:
@@ -239,6 +241,12 @@ def prepare_training(
         if "resume" not in run:
             last = Path(args.resume).with_name("last.pt")
             raise Error(f"{args.resume} holds only the trained network: use --resume {last}")
+        missing = {field.name for field in fields(Recipe)} - run["recipe"].keys()
+        if missing:
+            raise Error(
+                f"{args.resume} was begun by another version of this program (its recipe has no "
+                f"{min(missing)}): start the run anew"
+            )
         dataset = run["dataset"]
         out_dir = str(Path(args.resume).parent) if args.out_dir is None else args.out_dir
     else:

@@ -390,6 +390,8 @@ def test_a_window_is_opened_where_there_is_one(
 def test_ctrl_c_ends_training_with_130_and_leaves_a_run_to_resume(
     start_program: Callable, tmp_path: Path
 ) -> None:
+    # Tests that a script runs in the background inherit a SIGINT that is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     running = start_program("train", "--dataset", "sample", "--recipe", "fast", "--epochs", 500)
     assert running.stderr is not None
     for line in running.stderr:

@@ -112,6 +112,30 @@ def test_epochs_seeds_and_ranks_are_random_each_in_its_own_way() -> None:
     assert draws[0] != draws[1]  # but draw other augmentations
 
 
+def test_the_augmentation_weakens_over_the_last_epochs_of_a_recipe_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = data.load_split("sample", "train", "")
+    split = data.Split(images[:50], labels[:50])
+    run = plan(split, epochs=10, batch_size=50, fade=0.3)
+    run["recipe"]["augmentation"] = {"rotate": 0.3, "elastic": 0.6}
+    strengths = []
+
+    def augment(images: torch.Tensor, rotate: float, elastic: float) -> torch.Tensor:
+        strengths.append((rotate, elastic))
+        return data.to_pixels(images)
+
+    monkeypatch.setattr(training, "augment", augment)
+    training.train(run, split, split, tmp_path, CPU, quiet=True)
+    expected = [(0.3, 0.6)] * 8 + [(0.2, 0.4), (0.1, 0.2)]
+    assert strengths == [pytest.approx(pair) for pair in expected]
+
+
+def test_a_recipe_that_does_not_say_so_keeps_its_augmentation_to_the_end() -> None:
+    augmentation = {"rotate": 0.3}
+    assert [training.weaken(augmentation, epoch, 2, 0.0) for epoch in (1, 2)] == [augmentation] * 2
+
+
 # ------------------------------------------------------------------------------ what it writes
 
 
@@ -405,6 +429,16 @@ def test_resuming_finds_the_data_where_it_is_now(
 def test_resuming_best_names_last(cli: Callable, sample_checkpoint: Path) -> None:
     outcome = cli("train", "--resume", sample_checkpoint)
     outcome.assert_refused(str(sample_checkpoint.with_name("last.pt")))
+
+
+def test_a_run_begun_by_another_version_is_refused(
+    cli: Callable, sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    run = checkpoint.load(sample_checkpoint.with_name("last.pt"))
+    del run["recipe"]["fade"]
+    checkpoint.save(tmp_path / "last.pt", run)
+    outcome = cli("train", "--resume", tmp_path / "last.pt", "--out-dir", "new")
+    outcome.assert_refused("another version", "fade")
 
 
 @pytest.mark.parametrize(
