@@ -1,4 +1,4 @@
-"""Measures the package, always by the commands that a user runs.
+"""Measures the package: whole runs by the commands that a user runs, and the parts of a step.
 
     python benchmarks/benchmark.py seeds --recipe fast --seeds 5    a recipe over several seeds
     python benchmarks/benchmark.py compare --epochs 5               ours and the usual tutorial
@@ -10,6 +10,7 @@ run one at a time on a machine that does nothing else.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -31,7 +32,7 @@ from mnist_cnn.data import SOURCES, augment, batches, load_split, split_validati
 from mnist_cnn.device import choose_device
 from mnist_cnn.evaluate import compute_logits
 from mnist_cnn.model import CNN
-from mnist_cnn.train import RECIPES
+from mnist_cnn.train import RECIPES, update_average
 
 Figures = dict[str, Any]
 HERE = Path(__file__).parent
@@ -63,7 +64,9 @@ def main() -> None:
         return
     figures = {"machine": describe_machine(), **args.measure(args)}
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{args.name(args)}{'-cuda' if torch.cuda.is_available() else ''}.json"
+    # On a CPU the name is the recipe's or the mode's alone.
+    device = choose_device(getattr(args, "device", "cpu")).type
+    path = RESULTS / f"{args.name(args)}{'' if device == 'cpu' else f'-{device}'}.json"
     path.write_text(json.dumps(figures, indent=1) + "\n")
     print(f"wrote {path}")
 
@@ -278,6 +281,7 @@ def measure_speed(args: argparse.Namespace) -> Figures:
     for name, recipe in RECIPES.items():
         net = CNN(recipe.channels, recipe.kernels, recipe.hidden, recipe.dropout).to(device)
         net = net.to(memory_format=torch.channels_last)
+        averaged = copy.deepcopy(net)
         optimizer = torch.optim.Adam(net.parameters(), fused=True)
         size = recipe.batch_size
         order = torch.randperm(len(split.labels)).to(device)
@@ -285,10 +289,12 @@ def measure_speed(args: argparse.Namespace) -> Figures:
         pixels = augment(images, **recipe.augmentation)
 
         def step(net: CNN = net, optimizer: Any = optimizer, pixels: Any = pixels) -> None:
-            loss = torch.nn.functional.cross_entropy(net(pixels), labels)  # noqa: B023
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = torch.nn.functional.cross_entropy(net(pixels), labels)  # noqa: B023
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            update_average(averaged, net, 0.01)  # noqa: B023
 
         cutting = _time(lambda: next(batches(split, order, size)), device)  # noqa: B023
         augmenting = _time(lambda: augment(images, **recipe.augmentation), device)  # noqa: B023

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 RECIPES = ("fast", "standard", "best")
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "sample")
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+# What PyTorch's errors say when memory is short, on CPUs and GPUs.
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 MAX_COUNT = 1000  # images in one picture
 MAX_SHOWN = 20  # pictures whose preparation is drawn
 
@@ -149,13 +151,13 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def learning_rate(text: str) -> float:
-    """Parses a learning rate: above 0, at most 1."""
+    """Parses a learning rate: finite, above 0."""
     try:
         number = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(number) or not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: above 0, at most 1")
+    if not math.isfinite(number) or number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: finite, above 0")
     return number
 
 
@@ -172,7 +174,7 @@ def load_data(name: str, split: str, data_dir: str, quiet: bool = False) -> "Spl
         return load_split(name, split, data_dir, quiet)
     except DownloadError as error:
         raise Error(
-            f"{error}: connect to the network, name a folder that has the files with --data-dir, "
+            f"{error}: connect to the internet, name a folder that has the files with --data-dir, "
             "or use --dataset sample"
         ) from None
 
@@ -285,8 +287,8 @@ def prepare_training(
         say(
             "warning: training on the bundled sample of 4,000 digits, because MNIST is not in "
             f"{args.data_dir} and {fallen_back}. Expect about 98 % instead of 99.5 %. For the full "
-            "data set run this again with a network, or put the four .gz files of MNIST into "
-            f"{Path(args.data_dir) / 'MNIST' / 'raw'}"
+            "data set run this again with an internet connection, or put the four .gz files of "
+            f"MNIST into {Path(args.data_dir) / 'MNIST' / 'raw'}"
         )
     return run, out_dir, (train_split, validation, test)
 
@@ -550,14 +552,13 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         say(f"error: {error.filename or 'the system'}: {error.strerror}: check it and try again")
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, RuntimeError) and "memory" not in text:
+        if isinstance(error, RuntimeError) and not any(
+            words in str(error).lower() for words in OUT_OF_MEMORY
+        ):
             raise
-        say("error: out of memory: close other programs, or choose a smaller --batch-size")
-    except ValueError:
-        if "MPLBACKEND" not in os.environ:
-            raise
-        say(f"error: matplotlib does not know MPLBACKEND={os.environ['MPLBACKEND']}: unset it")
+        smaller = args.command == "train" and args.resume is None
+        advice = ", or choose a smaller --batch-size" if smaller else ""
+        say(f"error: out of memory: close other programs{advice}")
     except KeyboardInterrupt:
         say("\ninterrupted")
         return 130

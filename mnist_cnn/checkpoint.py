@@ -41,7 +41,6 @@ TYPES: dict[str, type] = {
 }
 RESUME_TYPES: dict[str, type] = {
     "model": dict,
-    "averaged": dict,
     "optimizer": dict,
     "schedule": dict,
     "history": list,

@@ -308,7 +308,8 @@ def batches(
     """Cuts a split into batches of batch_size, in the given order of its indices, int64 (N,).
 
     The last images, too few for a whole batch, are left out: another order brings them in at the
-    next epoch. With several processes each takes its own equal slice of every batch.
+    next epoch, if there is one. With several processes each takes its own equal slice of every
+    batch.
     """
     for start in range(0, len(order) - batch_size + 1, batch_size):
         mine = order[start + rank * batch_size // ranks : start + (rank + 1) * batch_size // ranks]
@@ -387,11 +388,11 @@ def augment(
 
 
 def _vary_strokes(pixels: torch.Tensor, strength: float) -> torch.Tensor:
-    """Thickens the strokes of the first half of the batch and thins those of the second.
+    """Thickens strokes in the first half of the batch and thins them in the second.
 
     (N, 1, 28, 28) -> the same shape, float. The order of a batch is random, so which half an
-    image is in is random too. Each pixel moves toward the brightest (thicker) or darkest
-    (thinner) of itself and its four neighbours.
+    image is in is random too; in each, about every other image stays as it is. A pixel moves
+    toward the brightest (thicker) or darkest (thinner) of itself and its four neighbours.
     """
     half = len(pixels) // 2
     padded = F.pad(pixels, (1, 1, 1, 1))

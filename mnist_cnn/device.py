@@ -41,8 +41,9 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         torch.zeros(1, device=device).cpu()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-    except Exception:  # each kind of device fails in its own way where it is missing
-        raise Error(f"there is no device {name} here: use --device auto or --device cpu") from None
+    except Exception as error:  # each kind of device fails in its own way where it is missing
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Error(f"the device {name} cannot be used ({why}): use --device cpu") from None
     return device
 
 
@@ -57,5 +58,6 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
-            mallopt(-3, 1 << 30)
+            # glibc before 2.35 takes at most 32 MiB as the first, which holds a batch's images.
+            mallopt(-3, 1 << 30) or mallopt(-3, 1 << 25)
             mallopt(-1, (1 << 31) - 1)

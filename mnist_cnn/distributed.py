@@ -65,17 +65,27 @@ def find_ranks() -> Ranks:
     values = [os.environ.get(key, "") for key in keys]
     if not any(values) or values[1] == "1":
         return Ranks()
-    if not all(value.isdecimal() for value in values):
+    meeting_place = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if not (meeting_place and all(value.isdecimal() for value in values)):
         raise Error(f"{', '.join(keys)} do not fit together: start several processes with torchrun")
     return Ranks(*map(int, values))
 
 
 @contextlib.contextmanager
 def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Joins the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo."""
+    """Joins the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo.
+
+    Raises:
+        Error: neither can serve the device, or it is not this process's own.
+    """
     if ranks.count == 1:
         yield
         return
+    if device.type not in ("cpu", "cuda") or device.index not in (None, ranks.local):
+        raise Error(
+            f"several processes cannot share {device}: use --device cpu, or --device cuda for a "
+            "GPU each"
+        )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield
     # Only after a run that went well: a process that fails leaves at once, and torchrun then ends

@@ -1,6 +1,9 @@
 """How good a network is: loss, accuracy, figures per class, and what it mixes up."""
 
+import contextlib
 import math
+import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +13,8 @@ from torch import nn
 from mnist_cnn import Error
 from mnist_cnn.data import Split, to_pixels
 
-BATCH_SIZE = (
-    250  # the largest activation, (250, 24, 24, 24) floats, is 14 MB: it stays in the cache
-)
+# The largest activation, (250, 24, 24, 24) floats by default, is 14 MB: it stays in the cache.
+BATCH_SIZE = 250
 
 
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -27,12 +29,23 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """
     was_training = model.training
     model.eval()
-    # On recent GPUs convolutions would otherwise round their inputs to 10 bits (TF32).
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.inference_mode(), _exact_convolutions(images.device):
         starts = range(0, len(images), BATCH_SIZE)
         parts = [model(to_pixels(images[start : start + BATCH_SIZE])) for start in starts]
     model.train(was_training)
     return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def _exact_convolutions(device: torch.device) -> Iterator[None]:
+    """On recent GPUs, convolutions would otherwise round their inputs to 10 bits (TF32)."""
+    if device.type != "cuda":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions of PyTorch warn that these flags are old
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
 
 
 class Evaluation(NamedTuple):

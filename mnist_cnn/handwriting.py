@@ -8,7 +8,9 @@ same for each digit of a picture that holds several. No network is needed for an
 
 from __future__ import annotations
 
+import contextlib
 import os
+import struct
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from mnist_cnn import Error
 
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")  # EPS would run code
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO 23008-12
+# What Pillow raises over files that are damaged.
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, MemoryError)
 MAX_PIXELS = 80_000_000  # a 6000x8000 photograph and half as much again
 WORKING_SIZE = 1024  # longest side for all that follows: a digit of 1/20 of a page keeps 50 pixels
 FAINTEST = 12  # of 255: what differs less from the paper is no ink
@@ -71,7 +75,7 @@ def read_picture(path: str | os.PathLike[str]) -> Array:
     Raises `Error`, one line, when there is no such file or it holds no picture that can be read.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise Error(f"{path} is a folder: give a picture file")
     try:
         with warnings.catch_warnings():
@@ -81,19 +85,23 @@ def read_picture(path: str | os.PathLike[str]) -> Array:
                 if image.width * image.height > MAX_PIXELS:  # known before anything is decoded
                     raise Image.DecompressionBombError
                 return grey(image)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Error(f"{path} does not exist: check the name") from None
     except Image.DecompressionBombError:
         limit = MAX_PIXELS // 1_000_000
         raise Error(f"{path} has more than {limit} million pixels: make it smaller") from None
     except PermissionError:
         raise Error(f"{path} may not be read: check its permissions") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as problem:
+    except DAMAGED as problem:
         raise Error(_unreadable(path, problem)) from None
 
 
 def _unreadable(path: Path, problem: Exception) -> str:
-    head = path.read_bytes()[:12] if path.stat().st_size < 1e9 else b""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return f"{path} cannot be read ({problem}): check the file"
     if not head:
         return f"{path} is empty"
     if head[4:8] == b"ftyp" and head[8:12] in HEIC:
@@ -109,7 +117,8 @@ def grey(image: Image.Image) -> Array:
     Colour becomes grey so that coloured ink stays visible: of luminance, red, green and blue the
     one in which the picture shows most contrast (yellow on white shows in blue alone).
     """
-    image = ImageOps.exif_transpose(image)
+    with contextlib.suppress(struct.error):  # metadata that are damaged turn nothing
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         # The file does not say how many bits are used: what exceeds 8 is scaled by its brightest.
         values = np.nan_to_num(np.asarray(image, np.float32))

@@ -1,4 +1,4 @@
-"""The network: two convolutions, two fully connected layers, nothing hidden."""
+"""The network: two convolutions and two fully connected layers."""
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ class CNN(nn.Module):
         classes: how many classes there are to tell apart.
         mean, std: of the training images' pixels, in [0, 1].
 
-    The defaults have 215,194 parameters. The shape of the network goes back to LeCun et al.,
+    The default sizes have 215,194 parameters. The shape of the network goes back to LeCun et al.,
     "Gradient-Based Learning Applied to Document Recognition" (1998); dropout to Srivastava et
     al. (2014).
     """
@@ -43,7 +43,8 @@ class CNN(nn.Module):
         self.register_buffer("std", torch.tensor(std))
         self.conv1 = nn.Conv2d(1, channels[0], kernels[0])
         self.conv2 = nn.Conv2d(channels[0], channels[1], kernels[1])
-        # A convolution without padding loses kernel - 1 pixels a side; pooling halves what is left.
+        # A convolution without padding makes the image kernel - 1 pixels narrower and lower;
+        # pooling halves what is left.
         side = ((28 - kernels[0] + 1) // 2 - kernels[1] + 1) // 2
         self.dropout1 = nn.Dropout(dropout[0])
         self.fc1 = nn.Linear(channels[1] * side * side, hidden)

@@ -3,6 +3,7 @@
 Everything that happens to one batch, from memory to the weight update, is in `train` below.
 """
 
+import copy
 import csv
 import dataclasses
 import io
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import mnist_cnn
@@ -43,8 +43,8 @@ class Recipe:
     label_smoothing: the share of each label's certainty spread over all classes.
     channels, kernels, hidden, dropout: the network's (model.CNN).
     augmentation: the arguments of data.augment.
-    fade: over this last share of the epochs the augmentation weakens to nearly nothing, so that
-        training ends on digits as people write them.
+    fade: over this last share of the epochs the augmentation weakens in equal steps, to nearly
+        nothing, so that training ends on digits as people write them.
     """
 
     epochs: int
@@ -103,7 +103,7 @@ RECIPES = {
         hidden=512,
         dropout=(0.3, 0.5),
         augmentation=dict(rotate=0.17, shift=0.05, scale=0.1, shear=0.15, elastic=1.0, stroke=0.5),
-        fade=0.4,  # such strong displacement pays only if it ends before the training does
+        fade=0.4,  # displacement as strong as this pays only if it weakens before training ends
     ),
 }
 # The sample has a fifteenth of MNIST's images: this many times more epochs take it where it can
@@ -206,14 +206,15 @@ def train(
     # convolutions on a CPU twice as fast.
     net = CNN(**run["model_args"]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = DistributedDataParallel(net) if ranks.count > 1 else net
-    decay = 1 - 1 / max(1.0, recipe["average"] * steps)
-    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    averaged = copy.deepcopy(net)
+    share = 1 / max(1.0, recipe["average"] * steps)  # of the newest weights in the average
     loss_function = nn.CrossEntropyLoss(label_smoothing=recipe["label_smoothing"])
-    fused = device.type in ("cpu", "cuda")  # one kernel for all weights
+    fused = device.type in ("cpu", "cuda")  # one operation for all weights
     optimizer = torch.optim.Adam(net.parameters(), betas=recipe["betas"], fused=fused)
-    # By default the schedule would move the first of the betas too.
+    # It sets Adam's learning rate; by default it would move the first of the betas too.
     schedule = OneCycleLR(optimizer, recipe["lr"], epochs * steps, cycle_momentum=False)
-    bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    # Half as many bits for the products, where a GPU computes with them faster: not before Ampere.
+    bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     losses = torch.zeros(epochs * steps, device=device)  # of every step
     history: list[dict[str, float]] = []
     best: checkpoint.Checkpoint = {}
@@ -221,7 +222,7 @@ def train(
         state = run["resume"]
         try:
             net.load_state_dict(state["model"])
-            averaged.load_state_dict(state["averaged"])
+            averaged.load_state_dict(run["model"])
             optimizer.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
             losses.copy_(state["losses"])
@@ -245,13 +246,13 @@ def train(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     logits = model(pixels)  # (N, 10)
                     loss = loss_function(logits, labels)
-                optimizer.zero_grad()
+                optimizer.zero_grad()  # backward would add to the gradients of the last step
                 loss.backward()  # the gradient of the loss with respect to every weight
                 lr = schedule.get_last_lr()[0]
                 optimizer.step()  # every weight moves a little, against its gradient
-                schedule.step()
-                averaged.update_parameters(net)
-                # These two stay on the device: reading them would make a GPU wait for Python.
+                schedule.step()  # the next learning rate
+                update_average(averaged, net, share if step else 1.0)
+                # These two stay on the device: to read them here, Python would wait for the GPU.
                 losses[step] = loss.detach()
                 correct += (logits.argmax(1) == labels).sum()
                 step += 1
@@ -259,7 +260,7 @@ def train(
                     seen = (step - first) * len(labels)
                     bar.set_postfix(loss=loss.item(), accuracy=correct.item() / seen)
 
-        val_loss, val_accuracy = validate(averaged.module, validation, ranks)
+        val_loss, val_accuracy = validate(averaged, validation, ranks)
         losses[first:step] = ranks.sum(losses[first:step]) / ranks.count
         seconds = time.perf_counter() - epoch_start
         metrics = {
@@ -279,13 +280,12 @@ def train(
             print(describe_epoch(metrics, epochs), file=sys.stderr)
 
         plan = {key: value for key, value in run.items() if key not in ("epoch", "resume")}
-        weights = averaged.module.state_dict()
+        weights = averaged.state_dict()
         run = {**plan, "epoch": epoch, "metrics": metrics, "model": weights}
         if not best or val_accuracy > best["metrics"]["val_accuracy"]:
             best = {**run, "model": {name: value.cpu().clone() for name, value in weights.items()}}
         run["resume"] = {
             "model": net.state_dict(),
-            "averaged": averaged.state_dict(),
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "losses": losses,
@@ -306,11 +306,18 @@ def seed_epoch(seed: int, epoch: int, rank: int, n: int) -> torch.Tensor:
     no random states of the one that was stopped. The order is the same on every rank.
     """
 
-    def derive(stream: int) -> int:  # numpy mixes the three so that nearby ones are unrelated
+    def derive(stream: int) -> int:  # 0: the order; 1 + rank: all else. Nearby ones are unrelated
         return int(np.random.SeedSequence((seed, epoch, stream)).generate_state(1)[0])
 
     torch.manual_seed(derive(1 + rank))
     return torch.randperm(n, generator=torch.Generator().manual_seed(derive(0)))
+
+
+def update_average(averaged: nn.Module, net: nn.Module, share: float) -> None:
+    """Moves every weight of the running average toward the network's, by a share of the way."""
+    with torch.no_grad():
+        for average, weight in zip(averaged.parameters(), net.parameters()):
+            average.lerp_(weight, share)
 
 
 def weaken(

@@ -6,11 +6,14 @@ no window and no screen is needed: `save` renders it with Agg (or as PDF or SVG)
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mnist_cnn import Error
 
 if TYPE_CHECKING:  # matplotlib takes most of a second to import: only who draws should wait
     from matplotlib.axes import Axes
@@ -23,6 +26,7 @@ GREY = "#666666"
 
 def new_figure(width: float, height: float, window: bool = False) -> "Figure":
     """An empty figure, in inches; with `window`, one that show() will open."""
+    _import_matplotlib()
     if window:
         import matplotlib.pyplot as plt
 
@@ -34,11 +38,23 @@ def new_figure(width: float, height: float, window: bool = False) -> "Figure":
 
 def can_show() -> bool:
     """Whether matplotlib can open a window here."""
+    _import_matplotlib()
     import matplotlib.pyplot as plt
 
-    canvas = plt.figure().canvas
+    try:
+        canvas = plt.figure().canvas
+    except ImportError:  # a backend was asked for that has no screen here, or is not installed
+        return False
     plt.close()
     return canvas.required_interactive_framework is not None
+
+
+def _import_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ValueError:
+        name = os.environ.get("MPLBACKEND")
+        raise Error(f"matplotlib does not know MPLBACKEND={name}: unset it") from None
 
 
 def show() -> None:
@@ -150,10 +166,10 @@ def draw_curves(history: Sequence[dict[str, float]], losses: Sequence[float]) ->
     window = max(1, len(losses) // 200)  # as many points as the eye can use
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
     progress = (np.arange(len(smooth)) + window) * len(history) / len(losses)
-    left.plot(progress, smooth, color=GREY, linewidth=1, label="training")
+    left.plot(progress, smooth, color=GREY, linewidth=1, label="training, smoothed")
     left.plot(epochs, [row["val_loss"] for row in history], "o-", color=BLUE, label="validation")
     left.set_yscale("log")
-    left.set_ylabel("loss (cross-entropy, nats)")
+    left.set_ylabel("loss (cross-entropy, natural logarithm)")
 
     best = max(history, key=lambda row: row["val_accuracy"])
     training = [100 * row["train_accuracy"] for row in history]
@@ -208,8 +224,8 @@ def draw_inputs(
             axes.set_axis_off()
         for axes, (title, pixels) in zip(cells, pictures):
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-            axes.set_title(title, fontsize=8)
-        cells[0].set_title(_shorten(name, 26), fontsize=8)
+            axes.set_title(title, fontsize=11)
+        cells[0].set_title(_shorten(name, 18), fontsize=11)
         bars = cells[-1]
         bars.set_axis_on()
         digit = int(answer.argmax())
@@ -218,9 +234,9 @@ def draw_inputs(
         bars.set_ylim(0, 1)
         bars.set_yticks([])
         bars.set_xticks(range(len(answer)))
-        bars.tick_params(labelsize=7, length=0)
+        bars.tick_params(labelsize=8, length=0)
         bars.spines[["top", "right", "left"]].set_visible(False)
-        bars.set_title(f"{digit}, {answer[digit]:.1%}", fontsize=9, color=BLUE, fontweight="bold")
+        bars.set_title(f"{digit}, {answer[digit]:.1%}", fontsize=11, color=BLUE, fontweight="bold")
     return figure
 
 

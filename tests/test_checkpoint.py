@@ -53,7 +53,7 @@ def test_last_holds_all_that_is_needed_to_go_on(last: dict[str, Any]) -> None:
     state = last["resume"]
     assert last["epoch"] == 15
     assert [row["epoch"] for row in state["history"]] == list(range(1, 16))
-    assert {"optimizer", "schedule", "model", "averaged"} <= state.keys()
+    assert {"optimizer", "schedule", "model"} <= state.keys()
     assert state["best"]["metrics"] == max(state["history"], key=lambda row: row["val_accuracy"])
 
 

@@ -13,8 +13,8 @@ import torch
 from conftest import Tiny
 from PIL import Image
 
+from mnist_cnn import Error, __version__, checkpoint, data, distributed, train
 from mnist_cnn import __main__ as program
-from mnist_cnn import __version__, checkpoint, data, train
 
 COMMANDS = ("train", "eval", "show-predictions", "predict", "demo")
 ACCELERATED = torch.accelerator.is_available()
@@ -220,7 +220,20 @@ def test_running_out_of_memory_is_told_in_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
 
     monkeypatch.setattr("mnist_cnn.evaluate.compute_logits", fail)
-    cli("eval", "--ckpt", sample_checkpoint).assert_refused("memory")
+    outcome = cli("eval", "--ckpt", sample_checkpoint)
+    outcome.assert_refused("memory")
+    assert "--batch-size" not in outcome.err  # which eval does not have
+
+
+def test_another_error_that_mentions_memory_is_not_taken_for_its_end(
+    cli: Callable, sample_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("mnist_cnn.evaluate.compute_logits", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        cli("eval", "--ckpt", sample_checkpoint)
 
 
 # ------------------------------------------------------------------------------ data sets
@@ -384,6 +397,47 @@ def test_a_window_is_opened_where_there_is_one(
 
 
 # ------------------------------------------------------------------------------ a real process
+
+
+def test_a_backend_that_matplotlib_does_not_know_is_named(
+    start_program: Callable, sample_checkpoint: Path
+) -> None:
+    options = ("eval", "--ckpt", sample_checkpoint, "--confusion", "matrix.png")
+    process = start_program(*options, MPLBACKEND="nonsense")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert "MPLBACKEND=nonsense" in err
+
+
+def test_a_backend_that_cannot_open_windows_here_draws_into_a_file(
+    start_program: Callable, sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    process = start_program(
+        "show-predictions", "--ckpt", sample_checkpoint, "--count", 2,
+        MPLBACKEND="module://not_installed_here",
+    )  # fmt: skip
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (0, "predictions.png\n"), err
+    assert (tmp_path / "predictions.png").exists()
+
+
+def test_half_of_what_torchrun_says_is_refused(
+    cli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(key, value)
+    for key in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(key, raising=False)
+    cli("train", "--dataset", "sample", "--device", "cpu").assert_refused("torchrun")
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:1"])
+def test_several_processes_cannot_share_an_accelerator(device: str) -> None:
+    ranks = distributed.Ranks(rank=0, count=2, local=0)
+    shared = distributed.connect(ranks, torch.device(device))
+    with pytest.raises(Error, match="--device cuda for a GPU each"):
+        shared.__enter__()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")

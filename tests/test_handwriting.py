@@ -166,6 +166,14 @@ def assert_refused(path, why):
 def test_missing_and_folder(tmp_path):
     assert_refused(tmp_path / "none.png", "does not exist")
     assert_refused(tmp_path, "folder")
+    (tmp_path / "notes.txt").write_text("seven")
+    assert_refused(tmp_path / "notes.txt" / "seven.png", "does not exist")
+
+
+def test_damaged_metadata_do_not_matter(tmp_path, digit):
+    pixels = on_paper(digit).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "digit.png", exif=b"Exif\0\0II*\0")
+    assert np.array_equal(read_picture(tmp_path / "digit.png"), pixels)
 
 
 @pytest.mark.parametrize(
