@@ -202,10 +202,10 @@ def measure_compare(args: argparse.Namespace) -> Figures:
             "peak_mb": max(epoch["peak_mb"] for epoch in theirs),
         },
     }
-    print(f"\n{'':20} {'ours (fast)':>14} {'tutorial':>14} {'ratio':>8}")
+    print(f"\n{'':20} {'ours (fast)':>14} {'tutorial':>14} {'better by':>10}")
     for key in figures["ours"]:
         a, b = figures["ours"][key], figures["tutorial"][key]
-        ratio = f"{b / a:8.2f}" if a and b else ""
+        ratio = f"{max(a, b) / min(a, b):9.1f}x" if a and b and key != "accuracy" else ""
         print(f"{key:20} {_short(a):>14} {_short(b):>14} {ratio}")
     return {**figures, "our_runs": ours, "tutorial_epochs": theirs}
 

@@ -31,6 +31,7 @@ DAMAGED = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, 
 MAX_PIXELS = 80_000_000  # a 6000x8000 photograph and half as much again
 WORKING_SIZE = 1024  # longest side for all that follows: a digit of 1/20 of a page keeps 50 pixels
 FAINTEST = 12  # of 255: what differs less from the paper is no ink
+CONTRAST = 40  # of 255: the table, or a frame, differs from the sheet by more than this
 INK = 64  # of 255, after `find_ink`: from here on a pixel belongs to a stroke
 BOX, FIELD = 20, 28  # LeCun et al. 1998: the digit fits 20x20, the picture is 28x28
 MOST = 300  # pieces of ink that are looked at in one picture: noise has thousands
@@ -173,12 +174,15 @@ def clear_surroundings(grey: Array) -> Array:
     """Fill what lies around the sheet (a table, a frame, a margin) with the sheet's own edge.
 
     The sheet is a rectangle, tilted or not, of which the digit is a hole: the smallest light or
-    dark region of that kind which has at least three edges inside the picture.
+    dark region of that kind which has at least three edges inside the picture. Where a shadow
+    splits the sheet in two, the darker or the lighter half of the picture alone shows it whole.
     """
     height, width = grey.shape
-    light = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[1]
+    middle = _otsu(grey)
+    levels = {middle, _otsu(grey[grey <= middle]), _otsu(grey[grey > middle])}
+    light = [np.where(grey > level, 255, 0).astype(np.uint8) for level in sorted(levels)]
     best, sheet = height * width, None
-    for region in (light, 255 - light):
+    for region in (*light, *(255 - region for region in light)):
         outlines, tree = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         for i, outline in enumerate(outlines):
             if tree[0, i, 3] >= 0:  # a hole, not the outer edge of a region
@@ -194,7 +198,7 @@ def clear_surroundings(grey: Array) -> Array:
             ink = sum(map(cv2.contourArea, holes))
             if touched > 1 or area < 0.95 * long * short:
                 continue
-            if tallest > 0.2 * min(w, h) and ink < 0.5 * area:
+            if tallest > 0.2 * min(w, h) and ink < 0.5 * area and _stands_out(outline, grey):
                 best, sheet = area, outline
     if sheet is None:
         return grey
@@ -210,6 +214,20 @@ def clear_surroundings(grey: Array) -> Array:
     edge = np.zeros(nearest.max() + 1, np.uint8)
     edge[nearest[inside > 0]] = cv2.medianBlur(grey, 5)[inside > 0]
     return np.where(inside > 0, grey, edge[nearest])
+
+
+def _stands_out(outline: Array, grey: Array) -> bool:
+    """Whether what is inside an outline differs clearly from what lies along it outside."""
+    inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 255, cv2.FILLED)
+    along = cv2.dilate(inside, np.ones((5, 5), np.uint8)) > inside
+    return bool(abs(np.median(grey[inside > 0]) - np.median(grey[along])) > CONTRAST)
+
+
+def _otsu(values: Array) -> int:
+    """The grey that best parts the light values from the dark ones (Otsu, 1979)."""
+    if not values.size:
+        return 0
+    return int(cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)[0])
 
 
 def dark_on_light(grey: Array) -> Array:
@@ -263,7 +281,7 @@ def find_ink(grey: Array) -> Array:
 
 
 def remove_lines(ink: Array) -> Array:
-    """Erase the lines of ruled or squared paper: thin, straight, from edge to edge of the picture.
+    """Erase the lines of ruled or squared paper: thin, straight, from edge to edge of the sheet.
 
     Found by the Hough transform, for lines tilted by up to 5 degrees, among what is thinner than a
     eightieth of the picture; strokes that cross a line are closed again.
@@ -293,8 +311,13 @@ def _rows_removed(ink: Array, thin: Array, thickest: int) -> Array:
     for rho, theta in lines.reshape(-1, 2):  # x cos(theta) + y sin(theta) = rho
         y = np.rint((rho - x * np.cos(theta)) / np.sin(theta)).astype(int)
         there = (y >= 0) & (y < height)
-        # Half of a line may be hidden by the digit, but there is ink all along it.
-        if there.mean() > 0.5 and mask[y[there], x[there]].mean() > 0.93:
+        inked = x[there][mask[y[there], x[there]] > 0]
+        if not len(inked):
+            continue
+        # Half of a line may be hidden by the digit, but there is ink all along it; it may end
+        # where the sheet ends.
+        first, last = inked[0], inked[-1]
+        if last - first > 0.8 * width and len(inked) > 0.93 * (last - first):
             cv2.line(drawn, (0, int(y[0])), (width - 1, int(y[-1])), 1, thickest)
     erased = ink.copy()
     erased[(drawn > 0) & (cv2.dilate(thin, np.ones((3, 3), np.uint8)) > 0)] = 0

@@ -367,6 +367,29 @@ def test_ruled_and_squared_paper(both):
     assert_all_come_back(lambda d: as_photo(on_paper(d, ruled(55, both), dark=0.2)), 0.85)
 
 
+def test_ruled_sheet_half_in_the_shade_on_a_dark_table():
+    """The shade is as far from the light as the table: one threshold would split the sheet."""
+    light = 1 - 0.5 * np.arange(420) / 420
+    corners = np.float32([[0, 0], [420, 0], [420, 360], [0, 360]])
+    lying = np.float32([[48, 30], [430, 52], [412, 390], [22, 365]])
+    askew = cv2.getPerspectiveTransform(corners, lying)
+
+    def make(digit):
+        sheet = on_paper(digit, ruled(55, False) * light + 30)
+        table = np.full((420, 460), 45.0)
+        there = cv2.warpPerspective(np.ones_like(sheet), askew, (460, 420))
+        return as_photo(table * (1 - there) + cv2.warpPerspective(sheet, askew, (460, 420)) * there)
+
+    assert_all_come_back(make, 0.8)
+
+
+def test_paler_part_of_the_paper_is_no_sheet(digit):
+    paper = np.full((360, 420), 250.0)
+    paper[110:300, 120:300] = 228  # the digit reaches beyond it
+    picture = on_paper(digit, paper).astype(np.uint8)
+    assert (handwriting.clear_surroundings(picture) == picture).all()
+
+
 @pytest.mark.parametrize("thickness, inset", [(3, 0), (3, 20), (30, 0)])
 def test_framed(thickness, inset):
     def make(digit):
