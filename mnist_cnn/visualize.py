@@ -169,12 +169,12 @@ def draw_curves(history: Sequence[dict[str, float]], losses: Sequence[float]) ->
     left.plot(progress, smooth, color=GREY, linewidth=1, label="training, smoothed")
     left.plot(epochs, [row["val_loss"] for row in history], "o-", color=BLUE, label="validation")
     left.set_yscale("log")
-    left.set_ylabel("loss (cross-entropy, natural logarithm)")
+    left.set_ylabel("loss (cross-entropy)")
 
     best = max(history, key=lambda row: row["val_accuracy"])
     training = [100 * row["train_accuracy"] for row in history]
     validation = [100 * row["val_accuracy"] for row in history]
-    right.plot(epochs, training, "s--", color=GREY, label="training, augmented and with dropout")
+    right.plot(epochs, training, "s--", color=GREY, label="training (augmented)")
     right.plot(epochs, validation, "o-", color=BLUE, label="validation")
     right.plot(
         best["epoch"],
@@ -182,7 +182,7 @@ def draw_curves(history: Sequence[dict[str, float]], losses: Sequence[float]) ->
         "*",
         color=ORANGE,
         markersize=14,
-        label=f"best epoch, kept: {best['val_accuracy']:.2%}",
+        label=f"kept: {best['val_accuracy']:.2%}",
     )
     # The first epochs lie far below: what the later ones differ by would vanish beside them.
     third = len(history) // 3
@@ -200,7 +200,11 @@ def _style_curves(axes: "Axes", epochs: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, epochs * 1.04)
     axes.grid(alpha=0.3)
-    axes.legend()
+    # Above: inside, it would hide some of the curves, whichever way they run.
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9,
+        borderaxespad=0.2, columnspacing=1.2,
+    )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
 
 
