@@ -220,6 +220,8 @@ def run_train(args: argparse.Namespace) -> int:
         run = train(run, train_split, validation, out_dir, device, args.quiet, ranks)
         if ranks.rank == 0:
             report_training(run, test, out_dir, device)
+    if ranks.count > 1:
+        distributed.leave()
     return 0
 
 

