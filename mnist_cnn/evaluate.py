@@ -3,8 +3,8 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ BATCH_SIZE = 250
 
 
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What a network answers, in float32, without augmentation or dropout.
+    """Return what a network answers, in float32, without augmentation or dropout.
 
     Args:
         model: takes float (N, 1, 28, 28) in [0, 1].
@@ -29,7 +29,7 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), _exact_convolutions(images.device):
+    with torch.inference_mode(), exact_convolutions(images.device):
         starts = range(0, len(images), BATCH_SIZE)
         parts = [model(to_pixels(images[start : start + BATCH_SIZE])) for start in starts]
     model.train(was_training)
@@ -37,8 +37,8 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _exact_convolutions(device: torch.device) -> Iterator[None]:
-    """On recent GPUs, convolutions would otherwise round their inputs to 10 bits (TF32)."""
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Keep recent GPUs from rounding the inputs of convolutions to 10 bits (TF32)."""
     if device.type != "cuda":
         yield
         return
@@ -51,7 +51,8 @@ def _exact_convolutions(device: torch.device) -> Iterator[None]:
 class Evaluation(NamedTuple):
     """What a network made of a split of N images.
 
-    loss: the mean cross-entropy per image, in nats. labels and predictions: int64 (N,).
+    loss: the mean cross-entropy per image, in nats.
+    labels, predictions: int64 (N,).
     confidences: the probability that the network gives its prediction, float (N,) in [0, 1].
     """
 
@@ -72,7 +73,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
-    """Runs a network over a split that is on its device. The result is on the CPU.
+    """Run a network over a split that is on its device. The result is on the CPU.
 
     Raises:
         Error: the network's answers are not finite numbers.
@@ -86,36 +87,42 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
 
 
 def confusion_matrix(evaluation: Evaluation, classes: int) -> torch.Tensor:
-    """Counts int64 (classes, classes): row, the true class; column, the predicted one."""
+    """Count int64 (classes, classes): row, the true class; column, the predicted one."""
     cells = evaluation.labels * classes + evaluation.predictions
     return torch.bincount(cells, minlength=classes * classes).view(classes, classes)
 
 
-def per_class(confusion: torch.Tensor, classes: list[str]) -> list[dict[str, Any]]:
-    """For each class its label, n, precision, recall and F1 (in [0, 1]; 0.0 where undefined).
+class ClassFigures(NamedTuple):
+    """How one class fared; every figure is in [0, 1], and 0.0 where it is undefined.
 
-    Precision: of the images that the network gave to this class, the share that belong there.
-    Recall: of the images that belong to it, the share that the network found. F1: their harmonic
-    mean.
+    n: images that belong to the class.
+    precision: of the images that the network gave to this class, the share that belong there.
+    recall: of the images that belong to it, the share that the network found.
+    f1: the harmonic mean of the two.
     """
+
+    label: str
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def per_class(confusion: torch.Tensor, classes: Sequence[str]) -> list[ClassFigures]:
+    """Return the figures of each class, from the counts of confusion_matrix."""
     rows = []
     for i, label in enumerate(classes):
         right = int(confusion[i, i])
         n, given = int(confusion[i].sum()), int(confusion[:, i].sum())
-        rows.append(
-            {
-                "label": label,
-                "n": n,
-                "precision": right / given if given else 0.0,
-                "recall": right / n if n else 0.0,
-                "f1": 2 * right / (n + given) if n + given else 0.0,
-            }
-        )
+        precision = right / given if given else 0.0
+        recall = right / n if n else 0.0
+        f1 = 2 * right / (n + given) if n + given else 0.0
+        rows.append(ClassFigures(label, n, precision, recall, f1))
     return rows
 
 
 def most_confused(confusion: torch.Tensor, count: int) -> list[tuple[int, int, int]]:
-    """The commonest mistakes: (true class, predicted class, how often), the commonest first."""
+    """Return the commonest mistakes first: (true class, predicted class, how often)."""
     mistakes = confusion - torch.diag(confusion.diag())
     cells = mistakes.flatten().argsort(descending=True, stable=True)[:count].tolist()
     pairs = [(cell // len(confusion), cell % len(confusion)) for cell in cells]

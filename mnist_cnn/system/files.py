@@ -1,6 +1,7 @@
 """Writing files so that a run that is killed never leaves half of one behind."""
 
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -8,29 +9,26 @@ from mnist_cnn import Error
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Writes a file under another name, flushes it to the disk, and renames it into place.
+    """Write a file under another name, flush it to the disk, and rename it into place.
 
     Raises:
         OSError: the folder is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(handle, "wb") as file:
+        with open(scratch, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(scratch, 0o666 & ~umask)  # mkstemp's own 0600 would shut out other users
         os.replace(scratch, path)
     except BaseException:
-        os.unlink(scratch)
+        scratch.unlink(missing_ok=True)  # after the renaming there is none
         raise
 
 
 def check_folder(folder: str | Path, option: str) -> None:
-    """Makes a folder if need be and makes sure that files can be written into it.
+    """Make a folder if need be, and make sure that files can be written into it.
 
     Raises:
         Error: they cannot; the message names the command-line option to change.

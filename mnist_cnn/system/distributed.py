@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mnist_cnn import Error
 
@@ -27,14 +29,23 @@ class Ranks:
     count: int = 1
     local: int = 0
 
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that reports, and writes files."""
+        return self.rank == 0
+
+    def share_gradients(self, net: nn.Module) -> nn.Module:
+        """Wrap a network so that backward averages its gradients over all processes."""
+        return DistributedDataParallel(net) if self.count > 1 else net
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Adds a tensor up over all processes; every one gets the result."""
+        """Add a tensor up over all processes; every one gets the result."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
     def on_first(self, function: Callable[[], T]) -> T:
-        """Lets rank 0 alone do something, and gives its result, or its failure, to all.
+        """Let rank 0 alone do something, and give its result, or its failure, to all.
 
         Raises:
             Error: on rank 0, whatever `function` raised.
@@ -43,7 +54,7 @@ class Ranks:
         if self.count == 1:
             return function()
         outcome: list[object] = [None, None]
-        if self.rank == 0:
+        if self.first:
             try:
                 outcome[0] = function()
             except (Error, OSError) as error:
@@ -57,7 +68,7 @@ class Ranks:
 
 
 def find_ranks() -> Ranks:
-    """What torchrun says about this process; without torchrun, the only one.
+    """Return what torchrun says about this process; without torchrun, the only one.
 
     Raises:
         Error: only a part of what torchrun says is there.
@@ -74,7 +85,7 @@ def find_ranks() -> Ranks:
 
 @contextlib.contextmanager
 def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Joins the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo.
+    """Join the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo.
 
     Raises:
         Error: neither can serve the device, or it is not this process's own.
@@ -87,6 +98,8 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
             f"several processes cannot share {device}: use --device cpu, or --device cuda for a "
             "GPU each"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL talks through the current one
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield
     # Only after a run that went well: a process that fails leaves at once, and torchrun then ends
@@ -95,10 +108,10 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
 
 
 def leave() -> None:
-    """Ends a process that has done its part, with status 0 and without Python's own shutdown.
+    """End a process that has done its part, with status 0 and without Python's own shutdown.
 
-    Threads of torch's that still want the interpreter while it shuts down have been seen to abort
-    the process, once in a hundred runs, and torchrun takes that for a failure.
+    Threads of torch's that still want the interpreter while it shuts down can abort the process,
+    and torchrun takes that for a failure.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

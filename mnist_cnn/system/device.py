@@ -10,7 +10,7 @@ from mnist_cnn import Error
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """Turns a --device option into a device that works.
+    """Turn a --device option into a device that works.
 
     Args:
         name: "auto" (an accelerator where there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
@@ -31,7 +31,6 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     except RuntimeError:
         raise Error(f"unknown device {name!r}: use auto, cpu or cuda") from None
     if device.type == "cpu":
-        _keep_freed_memory()
         return torch.device("cpu")
     if device.type == "meta":
         raise Error("the device meta computes nothing: use auto, cpu or cuda")
@@ -39,21 +38,19 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         device = torch.device("cuda", local_rank)
     try:
         torch.zeros(1, device=device).cpu()
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
     except Exception as error:  # each kind of device fails in its own way where it is missing
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise Error(f"the device {name} cannot be used ({why}): use --device cpu") from None
     return device
 
 
-def _keep_freed_memory() -> None:
-    """Asks the C library to keep freed memory for the next step instead of returning it.
+def keep_freed_memory() -> None:
+    """Ask the C library to keep freed memory for the next step instead of returning it.
 
     glibc gives every large block back to the kernel when it is freed, and the next training step
-    pays for thousands of page faults to get it again: measured, a step takes 1.5 times as long.
-    The two numbers are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (man 3 mallopt). Elsewhere than on
-    Linux, or with another C library, nothing happens.
+    pays for thousands of page faults to get it again. The two numbers are M_MMAP_THRESHOLD and
+    M_TRIM_THRESHOLD (man 3 mallopt). This holds for the whole process, to its end, so it is for
+    commands to call. Elsewhere than on Linux, or with another C library, nothing happens.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

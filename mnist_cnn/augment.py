@@ -1,0 +1,110 @@
+"""Augmentation: a batch of digits, varied at random as handwriting varies.
+
+Everything is done on the whole batch at once, on whatever device it is, so that it costs a small
+part of a training step. The random numbers are those of torch's global generator.
+"""
+
+import dataclasses
+import functools
+
+import torch
+import torch.nn.functional as F
+
+from mnist_cnn.datasets import SIZE
+from mnist_cnn.recipes import Augmentation
+
+
+def augment(images: torch.Tensor, strengths: Augmentation) -> torch.Tensor:
+    """Vary each image at random.
+
+    Args:
+        images: uint8 (N, 28, 28), pixels from 0 to 255.
+        strengths: how strongly, in each way.
+
+    Returns:
+        pixels, float (N, 1, 28, 28) in [0, 1].
+    """
+    pixels = images.unsqueeze(1)
+    if strengths.stroke:
+        pixels = vary_strokes(pixels, strengths.stroke)
+    pixels = pixels.float().div_(255)
+    if dataclasses.replace(strengths, stroke=0.0) == Augmentation():
+        return pixels  # nothing moves
+    maps = draw_maps(len(images), strengths, images.device)
+    return F.grid_sample(pixels, maps, align_corners=False)
+
+
+def weaken(strengths: Augmentation, epoch: int, epochs: int, fade: float) -> Augmentation:
+    """Return the strengths in an epoch (1, 2, ...): less and less in the last ones.
+
+    With fade 0.3, of 10 epochs the eighth has all of it, the ninth two thirds, the tenth a third.
+    """
+    left = (epochs - epoch + 1) / epochs  # of the run, in (0, 1]
+    share = min(1.0, left / fade) if fade else 1.0
+    return Augmentation(**{key: value * share for key, value in vars(strengths).items()})
+
+
+def draw_maps(n: int, strengths: Augmentation, device: torch.device) -> torch.Tensor:
+    """Draw n random maps: where each pixel of the new image looks in the old one.
+
+    Returns:
+        places x, y in units of half an image, as grid_sample wants them: float (n, 28, 28, 2).
+    """
+    angle, widen, heighten, slant, right, down = 2 * torch.rand(6, n, device=device) - 1
+    sin, cos = torch.sin(angle * strengths.rotate), torch.cos(angle * strengths.rotate)
+    widen, heighten = 1 + widen * strengths.scale, 1 + heighten * strengths.scale
+    slant = slant * strengths.shear
+    # One matrix product mixes the basis into all the maps.
+    basis = warp_basis(device)
+    weights = torch.randn(len(basis), n, 2, device=device) * (strengths.elastic * 2 / SIZE)
+    weights[0] = torch.stack([right, down], 1) * (2 * strengths.shift)
+    weights[1] = torch.stack([cos * widen, sin * heighten], 1)
+    weights[2] = torch.stack([(cos * slant - sin) * widen, (sin * slant + cos) * heighten], 1)
+    looks_at = basis.T @ weights.view(len(basis), -1)  # (784, 39) @ (39, 2 n)
+    return looks_at.view(SIZE, SIZE, n, 2).permute(2, 0, 1, 3)
+
+
+@functools.cache
+def warp_basis(device: torch.device, bumps: int = 6, sigma: float = 4.0) -> torch.Tensor:
+    """Return the smooth functions of a pixel's place out of which every map is mixed: (39, 784).
+
+    The first three, 1, x and y, make any affine map; the others are bumps-by-bumps Gaussian
+    bumps, sigma pixels wide, whose random mixture is the elastic displacement of Simard,
+    Steinkraus and Platt, "Best Practices for Convolutional Neural Networks" (2003). They are
+    scaled so that a mixture with random weights of deviation 1 has a deviation near 1.
+    """
+    centre = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1  # of the pixels, in [-1, 1]
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    distance = (centre[:, None] - torch.linspace(-1, 1, bumps)) * SIZE / 2  # pixels, (28, 6)
+    bump = torch.exp(-(distance**2) / (2 * sigma**2))
+    elastic = torch.einsum("yi,xj->ijyx", bump, bump).reshape(-1, SIZE * SIZE)
+    elastic /= elastic.square().sum(0).sqrt().mean()
+    affine = torch.stack([torch.ones(SIZE, SIZE), x, y]).reshape(3, -1)
+    return torch.cat([affine, elastic]).to(device)
+
+
+def vary_strokes(images: torch.Tensor, strength: float) -> torch.Tensor:
+    """Thicken strokes in the first half of a batch and thin them in the second.
+
+    The order of a batch is random, so which half an image is in is random too; in each, about
+    every other image stays as it is. A pixel moves toward the brightest (thicker) or darkest
+    (thinner) of itself and its four neighbours.
+
+    Args:
+        images: uint8 (N, 1, 28, 28).
+        strength: how far they move at most, in [0, 1].
+
+    Returns:
+        float (N, 1, 28, 28), from 0 to 255.
+    """
+    half = len(images) // 2
+    padded = F.pad(images, (1, 1, 1, 1))
+    above, below = padded[..., :-2, 1:-1], padded[..., 2:, 1:-1]
+    left, right = padded[..., 1:-1, :-2], padded[..., 1:-1, 2:]
+    thick, thin = images[:half], images[half:]
+    for neighbour in (above, below, left, right):
+        thick = torch.maximum(thick, neighbour[:half])
+        thin = torch.minimum(thin, neighbour[half:])
+    amount = torch.rand(len(images), 1, 1, 1, device=images.device) * 2 - 1
+    amount = amount.clamp_(min=0) * strength
+    return torch.lerp(images.float(), torch.cat([thick, thin]).float(), amount)

@@ -1,0 +1,115 @@
+"""The recipes: every hyperparameter of training, by name (no torch in here)."""
+
+from dataclasses import dataclass
+
+MAX_EPOCHS = 10_000  # more is a slip of the finger, or a file that was made to harm
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly each kind of augmentation varies an image; 0 leaves it as it is.
+
+    rotate: largest angle, in radians, either way.
+    shift: largest shift along each axis, as a share of the image's side.
+    scale: largest change of size along each axis, as a share.
+    shear: largest slant, in pixels sideways per pixel of height.
+    elastic: standard deviation of the elastic displacement, in pixels.
+    stroke: how far strokes are thickened or thinned, from 0 (not) to 1 (by a whole pixel on each
+        side, at most). Half of the images keep their strokes as they are.
+    """
+
+    rotate: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
+    stroke: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every hyperparameter of a training run.
+
+    name: of the recipe, as --recipe takes it.
+    epochs: passes over the training images, at most MAX_EPOCHS.
+    batch_size: images per step, over all processes.
+    lr: the peak of the one-cycle learning rate (Smith and Topin, 2017).
+    betas: Adam's decay rates for the mean of the gradient and of its square.
+    average: the weights that are evaluated and kept are a running average over about this many
+        epochs (Polyak and Juditsky, 1992); it smooths out what the last few batches did.
+    label_smoothing: the share of each label's certainty spread over all classes.
+    channels, kernels, hidden, dropout: the network's (model.CNN).
+    augmentation: how strongly the training images are varied.
+    fade: over this last share of the epochs the augmentation weakens in equal steps, to nearly
+        nothing, so that training ends on digits as people write them.
+
+    A field that is added later gets a default that does what was done without it, so that
+    checkpoints written before it can still be read and resumed.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    lr: float
+    betas: tuple[float, float]
+    average: float
+    label_smoothing: float
+    channels: tuple[int, int]
+    kernels: tuple[int, int]
+    hidden: int
+    dropout: tuple[float, float]
+    augmentation: Augmentation
+    fade: float
+
+
+FAST = Recipe(
+    name="fast",
+    epochs=1,
+    batch_size=256,
+    lr=0.01,
+    betas=(0.7, 0.9),
+    average=0.1,
+    label_smoothing=0.1,
+    channels=(24, 32),
+    kernels=(5, 3),
+    hidden=256,
+    dropout=(0.0, 0.0),
+    augmentation=Augmentation(),
+    fade=0.0,
+)
+STANDARD = Recipe(
+    name="standard",
+    epochs=10,
+    batch_size=128,
+    lr=0.004,
+    betas=(0.9, 0.999),
+    average=1.0,
+    label_smoothing=0.0,
+    channels=(24, 32),
+    kernels=(5, 3),
+    hidden=256,
+    dropout=(0.1, 0.3),
+    augmentation=Augmentation(
+        rotate=0.17, shift=0.04, scale=0.1, shear=0.1, elastic=0.5, stroke=0.4
+    ),
+    fade=0.0,
+)
+BEST = Recipe(
+    name="best",
+    epochs=36,
+    batch_size=128,
+    lr=0.003,
+    betas=(0.9, 0.999),
+    average=0.2,  # short, to keep up while the augmentation weakens
+    label_smoothing=0.0,
+    # Larger filters in the second layer see 16 pixels of the image at once instead of 12.
+    channels=(32, 64),
+    kernels=(5, 5),
+    hidden=512,
+    dropout=(0.3, 0.5),
+    augmentation=Augmentation(
+        rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
+    ),
+    fade=0.6,  # distortion as strong as this pays only if it weakens before training ends
+)
+RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}
