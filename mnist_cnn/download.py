@@ -5,6 +5,7 @@ broken connection without trying the next mirror, and importing it takes longer 
 takes for a first epoch.
 """
 
+import contextlib
 import gzip
 import hashlib
 import math
@@ -169,10 +170,8 @@ def read_file(name: str, file: str, data_dir: str | Path, quiet: bool = False) -
     except (OSError, EOFError, ValueError) as error:
         raise damaged(packed, str(error)) from None
     check_content(source, packed, content)
-    try:
+    with contextlib.suppress(OSError):  # a folder that is complete need not be writable
         write_file(unpacked, content)
-    except OSError:
-        pass  # a folder that cannot be written does not matter: it is complete as it is
     return content
 
 

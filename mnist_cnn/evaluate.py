@@ -71,6 +71,11 @@ class Evaluation(NamedTuple):
         """The share of predictions that are right, in [0, 1]."""
         return (len(self.labels) - self.errors) / len(self.labels)
 
+    def surest_mistakes(self) -> torch.Tensor:
+        """Return the images that were read wrong, the surest first: int64 (errors,)."""
+        wrong = (self.predictions != self.labels).nonzero().flatten()
+        return wrong[self.confidences[wrong].argsort(descending=True, stable=True)]
+
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
     """Run a network over a split that is on its device. The result is on the CPU.

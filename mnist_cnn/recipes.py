@@ -1,5 +1,6 @@
 """The recipes: every hyperparameter of training, by name (no torch in here)."""
 
+import math
 from dataclasses import dataclass
 
 MAX_EPOCHS = 10_000  # more is a slip of the finger, or a file that was made to harm
@@ -24,6 +25,11 @@ class Augmentation:
     shear: float = 0.0
     elastic: float = 0.0
     stroke: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse strengths that are negative or not finite (ValueError)."""
+        for name, strength in vars(self).items():
+            require(math.isfinite(strength) and strength >= 0, f"augmentation's {name}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,24 @@ class Recipe:
     dropout: tuple[float, float]
     augmentation: Augmentation
     fade: float
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range (ValueError)."""
+        require(1 <= self.epochs <= MAX_EPOCHS, "epochs")
+        require(self.batch_size >= 1, "batch_size")
+        require(math.isfinite(self.lr) and self.lr > 0, "lr")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas")
+        require(math.isfinite(self.average) and self.average >= 0, "average")
+        require(0 <= self.label_smoothing <= 1, "label_smoothing")
+        require(min(*self.channels, *self.kernels, self.hidden) >= 1, "network")
+        require(all(0 <= share <= 1 for share in self.dropout), "dropout")
+        require(0 <= self.fade <= 1, "fade")
+
+
+def require(in_range: bool, what: str) -> None:
+    """Raise a ValueError that names what is out of range, if it is."""
+    if not in_range:
+        raise ValueError(f"{what} is out of range")
 
 
 FAST = Recipe(

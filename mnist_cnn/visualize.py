@@ -26,7 +26,7 @@ GREY = "#666666"
 
 def new_figure(width: float, height: float, window: bool = False) -> "Figure":
     """An empty figure, in inches; with `window`, one that show() will open."""
-    _import_matplotlib()
+    import_matplotlib()
     if window:
         import matplotlib.pyplot as plt
 
@@ -38,7 +38,7 @@ def new_figure(width: float, height: float, window: bool = False) -> "Figure":
 
 def can_show() -> bool:
     """Whether matplotlib can open a window here."""
-    _import_matplotlib()
+    import_matplotlib()
     import matplotlib.pyplot as plt
 
     try:
@@ -49,7 +49,12 @@ def can_show() -> bool:
     return canvas.required_interactive_framework is not None
 
 
-def _import_matplotlib() -> None:
+def import_matplotlib() -> None:
+    """Load matplotlib, which takes its time.
+
+    Raises:
+        Error: the environment asks for a backend that it does not know.
+    """
     try:
         import matplotlib  # noqa: F401
     except ValueError:
@@ -153,47 +158,49 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], title: str
     return figure
 
 
-def draw_curves(history: Sequence[dict[str, float]], losses: Sequence[float]) -> "Figure":
-    """How a training run went: the loss of every step, and each epoch's figures.
+def draw_curves(
+    losses: Sequence[float],
+    val_losses: Sequence[float],
+    train_accuracies: Sequence[float],
+    val_accuracies: Sequence[float],
+) -> "Figure":
+    """Draw how a training run went: the loss of every step, and each epoch's figures.
 
     Args:
-        history: a row per epoch, as in history.csv.
         losses: of every training step, in nats.
+        val_losses: of every epoch on the validation split, in nats.
+        train_accuracies, val_accuracies: of every epoch, in [0, 1].
     """
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
+    count = len(val_losses)
+    epochs = range(1, count + 1)
     window = max(1, len(losses) // 200)  # as many points as the eye can use
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-    progress = (np.arange(len(smooth)) + window) * len(history) / len(losses)
+    progress = (np.arange(len(smooth)) + window) * count / len(losses)
     left.plot(progress, smooth, color=GREY, linewidth=1, label="training, smoothed")
-    left.plot(epochs, [row["val_loss"] for row in history], "o-", color=BLUE, label="validation")
+    left.plot(epochs, val_losses, "o-", color=BLUE, label="validation")
     left.set_yscale("log")
     left.set_ylabel("loss (cross-entropy)")
 
-    best = max(history, key=lambda row: row["val_accuracy"])
-    training = [100 * row["train_accuracy"] for row in history]
-    validation = [100 * row["val_accuracy"] for row in history]
+    kept = int(np.argmax(val_accuracies))  # the first on a tie
+    training = [100 * accuracy for accuracy in train_accuracies]
+    validation = [100 * accuracy for accuracy in val_accuracies]
     right.plot(epochs, training, "s--", color=GREY, label="training (augmented)")
     right.plot(epochs, validation, "o-", color=BLUE, label="validation")
-    right.plot(
-        best["epoch"],
-        100 * best["val_accuracy"],
-        "*",
-        color=ORANGE,
-        markersize=14,
-        label=f"kept: {best['val_accuracy']:.2%}",
-    )
+    label = f"kept: {val_accuracies[kept]:.2%}"
+    right.plot(epochs[kept], validation[kept], "*", color=ORANGE, markersize=14, label=label)
     # The first epochs lie far below: what the later ones differ by would vanish beside them.
-    third = len(history) // 3
+    third = count // 3
     right.set_ylim(min(training[third:] + validation[third:]) - 0.5, 100)
     right.set_ylabel("accuracy (%)")
     for axes in (left, right):
-        _style_curves(axes, len(history))
+        style_curves(axes, count)
     return figure
 
 
-def _style_curves(axes: "Axes", epochs: int) -> None:
+def style_curves(axes: "Axes", epochs: int) -> None:
+    """Give a plot over epochs its axis, grid and legend."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
@@ -229,7 +236,7 @@ def draw_inputs(
         for axes, (title, pixels) in zip(cells, pictures):
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             axes.set_title(title, fontsize=11)
-        cells[0].set_title(_shorten(name, 18), fontsize=11)
+        cells[0].set_title(shorten(name, 18), fontsize=11)
         bars = cells[-1]
         bars.set_axis_on()
         digit = int(answer.argmax())
@@ -266,7 +273,7 @@ def draw_boxes(
     for axes, name, picture, places, answers in zip(grid.flat, names, pictures, boxes, digits):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         number = "".join(map(str, answers))
-        axes.set_title(f"{_shorten(name, 40)}: {_shorten(number, 40)}", fontsize=10)
+        axes.set_title(f"{shorten(name, 40)}: {shorten(number, 40)}", fontsize=10)
         for (left, top, right, bottom), digit in zip(places, answers):
             xs, ys = (left, right, right, left, left), (top, top, bottom, bottom, top)
             axes.plot(np.array(xs) - 0.5, np.array(ys) - 0.5, color=ORANGE, linewidth=1.5)
@@ -275,6 +282,6 @@ def draw_boxes(
     return figure
 
 
-def _shorten(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """The end of a text that is too long: of a path, the file's name."""
     return text if len(text) <= most else f"…{text[1 - most :]}"

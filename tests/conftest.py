@@ -1,5 +1,6 @@
 """What the tests share: the command line in-process, small data sets, loopback mirrors."""
 
+import dataclasses
 import gzip
 import hashlib
 import os
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_cnn import data
+import mnist_cnn
 from mnist_cnn.__main__ import main
+from mnist_cnn.data import load_split
+from mnist_cnn.datasets import FILES, SOURCES
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -91,7 +94,7 @@ def cli(
 def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """Starts `python -m mnist_cnn ...` as a process of its own, in the test's folder."""
     started = []
-    package = str(Path(data.__file__).parents[1])
+    package = str(Path(mnist_cnn.__file__).parents[1])
     paths = [package, os.environ.get("PYTHONPATH")]
     environment = {
         **os.environ,
@@ -150,21 +153,19 @@ class Tiny:
 
     def replace(self, name: str, content: bytes) -> None:
         """Puts other content in a file, as if the data set had always been so."""
-        import torchvision
-
         self.files[name] = content
         self.packed[f"{name}.gz"] = gzip.compress(content, mtime=0)
-        resources = [(key, hashlib.md5(value).hexdigest()) for key, value in self.packed.items()]
-        self.monkeypatch.setattr(
-            getattr(torchvision.datasets, self.dataset), "resources", resources
-        )
-        md5 = {key: hashlib.md5(value).hexdigest() for key, value in self.files.items()}
-        source = data.SOURCES[self.name]._replace(
+        packed = {key.removesuffix(".gz"): value for key, value in self.packed.items()}
+        source = dataclasses.replace(
+            SOURCES[self.name],
             counts={"train": 240, "test": 60},
             validation=40,
-            md5=md5 if self.name == "mnist" else {},
+            packed_md5={key: hashlib.md5(value).hexdigest() for key, value in packed.items()},
+            md5={key: hashlib.md5(value).hexdigest() for key, value in self.files.items()}
+            if self.name == "mnist"
+            else {},
         )
-        self.monkeypatch.setitem(data.SOURCES, self.name, source)
+        self.monkeypatch.setitem(SOURCES, self.name, source)
 
     def write(self, folder: Path, packed: bool = False) -> Path:
         """Writes the four files into folder/<data set>/raw, and returns that folder."""
@@ -177,13 +178,13 @@ class Tiny:
 
 @pytest.fixture
 def make_tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tiny]:
-    """Shrinks a data set, in data.SOURCES and in torchvision's sums, to 300 of the sample's."""
+    """Shrink a data set, in datasets.SOURCES, to 300 of the sample's images."""
 
     def make(name: str) -> Tiny:
-        tiny = Tiny(name, data.SOURCES[name].dataset, monkeypatch)
+        tiny = Tiny(name, SOURCES[name].dataset, monkeypatch)
         for split, count in (("train", 240), ("test", 60)):
-            images, labels = data.load_split("sample", split, "")
-            image_file, label_file = data.FILES[split]
+            images, labels = load_split("sample", split, "")
+            image_file, label_file = FILES[split]
             tiny.replace(image_file, pack_idx(images[:count]))
             tiny.replace(label_file, pack_idx(labels[:count]))
         return tiny

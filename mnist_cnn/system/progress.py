@@ -1,5 +1,7 @@
 """What the steps of an epoch leave behind, and the bar that shows it."""
 
+from types import TracebackType
+
 import torch
 from tqdm import tqdm
 
@@ -19,8 +21,9 @@ class Progress:
         quiet: show no bar. Without a terminal there is none either.
 
     Attributes:
-        losses: of every step, float (steps,); 0 where there was none yet.
+        losses: of every step, float (steps,), in nats; 0 where there was none yet.
         correct: images that were read right so far, int64 ().
+        lr: the learning rate of the last step.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Progress:
     ) -> None:
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.lr = 0.0
         self.step = 0
         self.batch_size = batch_size
         self.bar = tqdm(
@@ -40,15 +44,34 @@ class Progress:
             disable=True if quiet else None,
         )
 
-    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Note a step: its loss (), what the network answered (N, classes), what is true (N,)."""
+    def add(
+        self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, lr: float
+    ) -> None:
+        """Note a step.
+
+        Args:
+            loss: of the batch, ().
+            logits: what the network answered, (N, classes).
+            labels: what is true, (N,).
+            lr: the learning rate.
+        """
         self.losses[self.step] = loss.detach()
         self.correct += (logits.argmax(1) == labels).sum()
+        self.lr = lr
         self.step += 1
         if self.bar.update(self.batch_size) and loss.device.type == "cpu":
             accuracy = self.correct.item() / (self.step * len(labels))
             self.bar.set_postfix(loss=loss.item(), accuracy=accuracy)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Progress":
+        """Begin the epoch."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Remove the bar."""
         self.bar.close()

@@ -1,0 +1,69 @@
+"""Options that several commands have, and what options may be given."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+from mnist_cnn.datasets import SOURCES
+
+BEST = "checkpoints/best.pt"
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)"
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add --ckpt."""
+    parser.add_argument(
+        "--ckpt",
+        nargs="?",
+        const=BEST,
+        default=BEST,
+        metavar="CKPT",
+        help=f"the trained network (default: {BEST})",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser, auto: bool = False) -> None:
+    """Add --dataset and --data-dir; with `auto`, that too is a data set."""
+    parser.add_argument(
+        "--dataset",
+        choices=("auto", *SOURCES) if auto else tuple(SOURCES),
+        help="auto is mnist where it can be had, else the sample (default: auto)"
+        if auto
+        else "default: the data set that the network was trained on",
+    )
+    parser.add_argument(
+        "--data-dir", default="data", metavar="DIR", help="where data sets are (default: data)"
+    )
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers from least to most."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if number < least or (most is not None and number > most):
+            limit = f"at least {least}" if number < least else f"at most {most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {limit}")
+        return number
+
+    return parse
+
+
+def learning_rate(text: str) -> float:
+    """Parse a learning rate: finite, above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(number) or number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: finite, above 0")
+    return number

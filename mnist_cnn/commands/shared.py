@@ -1,0 +1,124 @@
+"""What several commands do alike: load a network and its data, write a picture, say something."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_cnn import Error
+from mnist_cnn.datasets import DIGITS, SOURCES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mnist_cnn.checkpoint import Trained
+    from mnist_cnn.data import Split
+    from mnist_cnn.evaluate import Evaluation
+    from mnist_cnn.model import CNN
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal something; results go to stdout, by print."""
+    print(text, file=sys.stderr)
+
+
+def load_data(name: str, split: str, data_dir: str, quiet: bool = False) -> "Split":
+    """Load a split of a data set that nothing may stand in for.
+
+    Raises:
+        Error: as data.load_split, with what can be done about a missing file.
+    """
+    from mnist_cnn.data import load_split
+    from mnist_cnn.download import DownloadError
+
+    try:
+        return load_split(name, split, data_dir, quiet)
+    except DownloadError as error:
+        raise Error(
+            f"{error}: connect to the internet, name a folder that has the files with --data-dir, "
+            "or use --dataset sample"
+        ) from None
+
+
+def load_trained(args: argparse.Namespace) -> "tuple[Trained, CNN, str, Split]":
+    """Load what --ckpt, --device, --dataset and --data-dir name.
+
+    Returns:
+        the checkpoint, its network on the device, the data set's name, and its test split there.
+
+    Raises:
+        Error: one of them cannot be had, or the network knows other classes than the data set's.
+    """
+    from mnist_cnn import checkpoint
+    from mnist_cnn.system.device import choose_device, keep_freed_memory
+
+    device = choose_device(args.device)
+    keep_freed_memory()
+    trained = checkpoint.load(args.ckpt)
+    trained_on = trained.plan.dataset
+    dataset = args.dataset or trained_on
+    if trained.plan.classes != SOURCES[dataset].classes:
+        raise Error(
+            f"{args.ckpt} was trained on {trained_on}, which has other classes than "
+            f"{dataset}: leave --dataset out, or train on {dataset} first"
+        )
+    if SOURCES[dataset].part_of == trained_on:
+        say(f"warning: this network was trained on {trained_on}, so it has seen the {dataset}'s "
+            "test digits")  # fmt: skip
+    test = load_data(dataset, "test", args.data_dir).to(device)
+    return trained, trained.build_model().to(device), dataset, test
+
+
+def load_digit_reader(args: argparse.Namespace) -> "CNN":
+    """Load the network that --ckpt names, onto --device, if it was trained on digits.
+
+    Raises:
+        Error: it was not, or it cannot be had.
+    """
+    from mnist_cnn import checkpoint
+    from mnist_cnn.system.device import choose_device, keep_freed_memory
+
+    device = choose_device(args.device)
+    keep_freed_memory()
+    trained = checkpoint.load(args.ckpt)
+    if trained.plan.classes != DIGITS:
+        raise Error(
+            f"{args.ckpt} was trained on {trained.plan.dataset}, not on digits: "
+            "name a checkpoint trained on mnist or sample with --ckpt"
+        )
+    return trained.build_model().to(device)
+
+
+def describe_accuracy(result: "Evaluation", dataset: str) -> str:
+    """Put a result into words, such as "test accuracy 99.52 % (48 errors of 10000, mnist)"."""
+    return (
+        f"test accuracy {100 * result.accuracy:.2f} % "
+        f"({result.errors} errors of {len(result.labels)}, {dataset})"
+    )
+
+
+def check_picture(path: str | None, option: str) -> None:
+    """Make sure, before any work is done for it, that a picture can be written.
+
+    Raises:
+        Error: it cannot; the message names the option.
+    """
+    from mnist_cnn.system.files import check_folder
+
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in PICTURES:
+        raise Error(f"{option} {path}: end the name in one of {', '.join(PICTURES)}")
+    if Path(path).is_dir():
+        raise Error(f"{option} {path} is a folder: name a file in it")
+    check_folder(Path(path).parent, option)
+
+
+def write_picture(figure: "Figure", path: str | Path) -> None:
+    """Write a figure in the form that the file's name asks for."""
+    from mnist_cnn import visualize
+    from mnist_cnn.system.files import write_file
+
+    write_file(path, visualize.save(figure, Path(path).suffix))

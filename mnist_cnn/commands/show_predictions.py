@@ -1,0 +1,63 @@
+"""The command `show-predictions`: draw test images with what the network reads in them."""
+
+import argparse
+
+from mnist_cnn import Error
+from mnist_cnn.commands import options
+from mnist_cnn.commands.shared import check_picture, load_trained, say, write_picture
+
+HELP = "draw test images with what the network reads in them"
+MAX_COUNT = 1000  # images in one picture
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    options.add_device(parser)
+    options.add_checkpoint(parser)
+    options.add_data(parser)
+    parser.add_argument("--out", metavar="FILE", help="default: a window, else predictions.png")
+    parser.add_argument(
+        "--count", type=options.whole(1, MAX_COUNT), default=25, metavar="N", help="default: 25"
+    )
+    parser.add_argument("--wrong", action="store_true", help="the mistakes, the surest first")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the images in a window or into a file, whose name is printed."""
+    import torch
+
+    from mnist_cnn import visualize
+    from mnist_cnn.evaluate import evaluate
+
+    check_picture(args.out, "--out")
+    trained, model, dataset, test = load_trained(args)
+    result = evaluate(model, test)
+    if args.wrong:
+        chosen = result.surest_mistakes()[: args.count]
+        title = f"{dataset}, test split: the surest of {result.errors} mistakes"
+        if len(chosen) < args.count:
+            say(f"the network makes only {result.errors} mistakes on this split")
+        if not len(chosen):
+            return 0
+    else:
+        if args.count > len(test.labels):
+            raise Error(f"--count {args.count} is more than the {len(test.labels)} test images")
+        chosen = torch.arange(args.count)
+        title = f"{dataset}, test split: the first {args.count}"
+    window = args.out is None and visualize.can_show()
+    figure = visualize.draw_predictions(
+        test.images.cpu()[chosen].numpy(),
+        result.labels[chosen].tolist(),
+        result.predictions[chosen].tolist(),
+        result.confidences[chosen].tolist(),
+        trained.plan.classes,
+        title,
+        window,
+    )
+    if window:
+        visualize.show()
+    else:
+        path = args.out or "predictions.png"
+        write_picture(figure, path)
+        print(path)
+    return 0

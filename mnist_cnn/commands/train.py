@@ -1,0 +1,216 @@
+"""The command `train`: train the network, and evaluate it once on the test split."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mnist_cnn import Error
+from mnist_cnn.commands import options
+from mnist_cnn.commands.shared import describe_accuracy, load_data, say, write_picture
+from mnist_cnn.datasets import SOURCES
+from mnist_cnn.recipes import MAX_EPOCHS, RECIPES
+
+if TYPE_CHECKING:
+    import torch
+
+    from mnist_cnn.checkpoint import Paused, Plan, Run
+    from mnist_cnn.data import Split
+
+HELP = "train the network, and evaluate it once on the test split"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options; those of a run have no default, so that --resume sees them."""
+    options.add_device(parser)
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help="default: standard")
+    parser.add_argument(
+        "--epochs", type=options.whole(1, MAX_EPOCHS), metavar="N", help="override the recipe's"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=options.whole(1),
+        metavar="N",
+        help="images per step; override the recipe's",
+    )
+    parser.add_argument(
+        "--lr",
+        type=options.learning_rate,
+        metavar="X",
+        help="peak learning rate; override the recipe's",
+    )
+    parser.add_argument("--seed", type=options.whole(0, 2**63 - 1), metavar="N", help="default: 0")
+    options.add_data(parser, auto=True)
+    parser.add_argument("--out-dir", metavar="DIR", help="where results go (default: checkpoints)")
+    parser.add_argument(
+        "--resume", metavar="CKPT", help="go on with the run that wrote this last.pt"
+    )
+    parser.add_argument("--quiet", action="store_true", help="only warnings, errors and the result")
+
+
+class Prepared(NamedTuple):
+    """All that a run needs, checked, before anything is written.
+
+    plan: of the run.
+    paused: the run to go on with; None for a new one.
+    out_dir: an existing folder.
+    train, validation, test: to train on, to choose the best epoch with, to test with at the end.
+    """
+
+    plan: "Plan"
+    paused: "Paused | None"
+    out_dir: str
+    train: "Split"
+    validation: "Split"
+    test: "Split"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, from the start or from where a run was left; print the result."""
+    from mnist_cnn.checkpoint import save_run
+    from mnist_cnn.system import distributed
+    from mnist_cnn.system.device import choose_device, keep_freed_memory
+    from mnist_cnn.train import resume_run, start_run, train
+
+    ranks = distributed.find_ranks()
+    device = choose_device(args.device, ranks.local)
+    keep_freed_memory()
+    with distributed.connect(ranks, device):
+        # One process decides, reads and checks, before anything is written.
+        job = ranks.on_first(lambda: prepare(args, ranks.count))
+        images = len(job.train.labels)
+        if ranks.first and not args.quiet:
+            say(describe_run(job.plan, device, ranks.count, images))
+        if job.paused is None:
+            state = start_run(job.plan, images, device)
+        else:
+            state = resume_run(job.paused, images, device)
+            if ranks.first:  # into another folder than before, perhaps
+                save_run(job.out_dir, state, new_best=True)
+        splits = job.train.to(device), job.validation.to(device)
+        train(state, *splits, job.out_dir, args.quiet, ranks)
+        if ranks.first:
+            report(state, job.test.to(device), job.out_dir)
+    if ranks.count > 1:
+        distributed.leave()
+    return 0
+
+
+def prepare(args: argparse.Namespace, processes: int) -> Prepared:
+    """Check options, data and folders; settle what will be done.
+
+    Raises:
+        Error: something is wrong; nothing has been written but the missing files of the data set.
+    """
+    from mnist_cnn import checkpoint
+    from mnist_cnn.data import split_validation
+    from mnist_cnn.download import choose_dataset
+    from mnist_cnn.system.files import check_folder
+    from mnist_cnn.train import plan_run
+
+    fallen_back = ""
+    paused = None
+    if args.resume is not None:
+        refuse_beside_resume(args)
+        paused = checkpoint.load_run(args.resume)
+        dataset = paused.plan.dataset
+        out_dir = str(Path(args.resume).parent) if args.out_dir is None else args.out_dir
+    else:
+        out_dir = "checkpoints" if args.out_dir is None else args.out_dir
+        dataset = args.dataset or "auto"
+        if dataset == "auto":
+            dataset, fallen_back = choose_dataset(args.data_dir, args.quiet)
+
+    both = load_data(dataset, "train", args.data_dir, args.quiet)
+    test = load_data(dataset, "test", args.data_dir, args.quiet)
+    train_split, validation = split_validation(both, SOURCES[dataset].validation)
+    if paused is None:
+        given = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr}
+        overrides = {key: value for key, value in given.items() if value is not None}
+        plan = plan_run(args.recipe or "standard", overrides, args.seed or 0, dataset, train_split)
+    else:
+        plan = paused.plan
+    batch_size = plan.recipe.batch_size
+    if batch_size % processes:
+        raise Error(
+            f"a batch of {batch_size} cannot be divided equally among {processes} processes: "
+            f"use --batch-size {batch_size // processes * processes or processes}"
+        )
+
+    check_folder(out_dir, "--out-dir")
+    spare_earlier_run(args, Path(out_dir) / "best.pt", fallen_back)
+    if fallen_back:
+        say(
+            "warning: training on the bundled sample of 4,000 digits, because MNIST is not in "
+            f"{args.data_dir} and {fallen_back}. Expect about 98 % instead of 99.5 %. For the full "
+            "data set run this again with an internet connection, or put the four .gz files of "
+            f"MNIST into {Path(args.data_dir) / 'MNIST' / 'raw'}"
+        )
+    return Prepared(plan, paused, out_dir, train_split, validation, test)
+
+
+def refuse_beside_resume(args: argparse.Namespace) -> None:
+    """Refuse to change a run: its one-cycle schedule was planned over the whole of it."""
+    for option in ("recipe", "epochs", "batch_size", "lr", "seed", "dataset"):
+        if getattr(args, option) is not None:
+            name = option.replace("_", "-")
+            raise Error(f"--{name} cannot be changed with --resume: leave it out, or start anew")
+
+
+def spare_earlier_run(args: argparse.Namespace, best: Path, fallen_back: str) -> None:
+    """Say that an earlier run will be replaced; refuse to replace a better one by the sample's.
+
+    Args:
+        best: where this run's best.pt will be.
+        fallen_back: why it had to be the sample; "" where that was nobody's fallback.
+    """
+    going_on = args.resume is not None and best.parent.samefile(Path(args.resume).parent)
+    if not best.exists() or going_on:
+        return
+    if fallen_back and trained_on(best) == "mnist":
+        raise Error(
+            f"{best} was trained on mnist, which cannot be had now ({fallen_back}): to train "
+            "on the sample without replacing it, choose another folder with --out-dir"
+        )
+    if not args.quiet:
+        say(f"replacing the earlier run in {best.parent}")
+
+
+def trained_on(path: Path) -> str:
+    """Return the data set of an earlier checkpoint; "" where it cannot be read."""
+    from mnist_cnn import checkpoint
+
+    try:
+        return checkpoint.load(path).plan.dataset
+    except Error:
+        return ""
+
+
+def describe_run(plan: "Plan", device: "torch.device", processes: int, images: int) -> str:
+    """Say in one line what is about to be trained, and where."""
+    recipe = plan.recipe
+    where = f"{device}" if processes == 1 else f"{processes} processes, {device.type}"
+    plural = "s" if recipe.epochs > 1 else ""
+    return (
+        f"training on {images} images of {plan.dataset}: recipe {recipe.name}, "
+        f"{recipe.epochs} epoch{plural}, batches of {recipe.batch_size}, seed {plan.seed}, "
+        f"device {where}"
+    )
+
+
+def report(state: "Run", test: "Split", out_dir: str) -> None:
+    """Draw the curves, evaluate the best epoch once on the test split, print the result."""
+    from mnist_cnn import visualize
+    from mnist_cnn.evaluate import evaluate
+
+    assert state.best is not None
+    history = state.history
+    curves = visualize.draw_curves(
+        state.losses.tolist(),
+        [metrics.val_loss for metrics in history],
+        [metrics.train_accuracy for metrics in history],
+        [metrics.val_accuracy for metrics in history],
+    )
+    write_picture(curves, Path(out_dir) / "curves.png")
+    result = evaluate(state.best.build_model().to(test.images.device), test)
+    accuracy = describe_accuracy(result, state.plan.dataset)
+    print(f"{accuracy}, checkpoint {Path(out_dir) / 'best.pt'}")
