@@ -374,7 +374,7 @@ def parse_run(latest: Trained, values: Any) -> Paused:
     check_optimizer(optimizer, list(model.parameters()))
     best = parse_trained(parts.get("best"))
     check(best.plan == plan and best.metrics in history, "its best epoch is of another run")
-    return Paused(latest, net, optimizer, losses, step, history, best)  # type: ignore[arg-type]
+    return Paused(latest, net, optimizer, losses, step, history, best)
 
 
 def parse(kind: Any, value: Any, name: str) -> Any:
@@ -399,7 +399,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
                 raise Wrong(f"another version wrote it: its {name} has no {part.name}")
         check(value.keys() == given.keys(), f"another version wrote it: its {name} has more")
         try:
-            return kind(**given)
+            return kind(**given)  # type: ignore[operator]
         except ValueError as error:
             raise Wrong(f"its {error}") from None
     if origin is tuple:
