@@ -23,7 +23,13 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     if name == "auto":
         # Asked first, because PyTorch 2.6 raises an error where there is no accelerator.
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
-        name = found.type if found else "cpu"
+        if not found:
+            return torch.device("cpu")
+        try:
+            return choose_device(found.type, local_rank)
+        except Error as error:  # virtual Macs offer a GPU that has no memory
+            print(f"warning: {error}, as is done now", file=sys.stderr)
+            return torch.device("cpu")
     try:
         with warnings.catch_warnings():  # about names that PyTorch is giving up
             warnings.simplefilter("ignore")

@@ -1,11 +1,19 @@
 """Writing files so that a run that is killed never leaves half of one behind."""
 
+import contextlib
 import os
+import re
 import secrets
-import tempfile
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from mnist_cnn import Error
+
+LOCK = ".training.lock"
 
 
 def write_file(path: str | Path, content: bytes) -> None:
@@ -21,10 +29,58 @@ def write_file(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(scratch, path)
+        replace(scratch, path)
     except BaseException:
         scratch.unlink(missing_ok=True)  # after the renaming there is none
         raise
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over another.
+
+    Windows refuses that while any program, a virus scanner perhaps, has the other one open: there
+    it is tried again for two seconds.
+    """
+    for _ in range(20 if sys.platform == "win32" else 0):
+        with contextlib.suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(0.1)
+    os.replace(source, target)
+
+
+def remove_leavings(folder: str | Path, names: tuple[str, ...]) -> None:
+    """Remove what `write_file` left in a folder when it was killed; only of files of these names.
+
+    Whoever calls this has to be the only one who writes these files.
+    """
+    patterns = [re.compile(rf"\.{re.escape(name)}\.\d+-[0-9a-f]{{8}}") for name in names]
+    for path in Path(folder).iterdir():
+        if any(pattern.fullmatch(path.name) for pattern in patterns):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
+    """Keep other trainings out of an existing folder. A lock ends with the process that holds it.
+
+    Raises:
+        Error: another one is at work in it; the message names the command-line option to change.
+    """
+    lock = FileLock(Path(folder) / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Error(
+            f"another training is writing into {folder}: wait for it, or choose another folder "
+            f"with {option}"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows it can be removed only when it is closed
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def check_folder(folder: str | Path, option: str) -> None:
@@ -35,7 +91,11 @@ def check_folder(folder: str | Path, option: str) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        probe = Path(folder) / f".{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            open(probe, "xb").close()
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise Error(
             f"cannot write to {folder} ({error.strerror}): choose another folder with {option}"
