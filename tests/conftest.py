@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import gzip
 import hashlib
+import importlib
 import os
 import signal
 import socket
@@ -66,6 +67,13 @@ def offline() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------ leftovers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries() -> None:
+    """Load what writes into the environment when it is first loaded: that is no test's doing."""
+    for name in ("cv2", "torchvision"):
+        importlib.import_module(name)
 
 
 def process_state() -> dict[str, object]:
