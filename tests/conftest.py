@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -112,6 +113,14 @@ def restore(state: dict[str, object]) -> None:
     torch.set_default_dtype(state["torch's default type"])
 
 
+def describe_change(name: str, before: object, after: object) -> str:
+    """Say what has changed; of variables only the names, for some hold secrets."""
+    if not isinstance(before, dict):
+        return f"{name} ({before} -> {after})"
+    keys = {key for key, _ in before.items() ^ after.items()}
+    return f"{name} ({', '.join(sorted(map(str, keys)))})"
+
+
 @pytest.fixture(autouse=True)
 def leave_as_found() -> Iterator[None]:
     """Let every test start from the same seed, and fail the one that leaves something behind."""
@@ -122,7 +131,8 @@ def leave_as_found() -> Iterator[None]:
     restore(before)
     for thread in lasting_threads() - threads:
         thread.join(5)  # those that are about to end may do so
-    left = [name for name in before if before[name] != after[name]]
+    left = [describe_change(name, before[name], after[name]) for name in before
+            if before[name] != after[name]]  # fmt: skip
     left += [f"the thread {thread.name}" for thread in lasting_threads() - threads]
     assert not left, f"the test left behind: {', '.join(left)}"
 
@@ -320,11 +330,12 @@ class Mirrors:
         self.requests: list[str] = []
         self.over = threading.Event()
         self.outwaited = False  # whether somebody waited for 20 s or took 16 MB
+        self.longest = 0.0  # how many seconds a slow mirror took
         mirrors = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                _, kind, name = self.path.split("/")
+                kind, name = self.path.split("/")[-2:]  # all before them is there for a proxy
                 mirrors.requests.append(f"{kind}/{name}")
                 mirrors.answer(self, kind, files[name])
 
@@ -361,6 +372,14 @@ class Mirrors:
             self.send(request, content[:half], length=len(content))
             if kind == "stalling":
                 self.wait()
+        elif kind == "slow":
+            start = time.monotonic()
+            self.send(request, b"", length=len(content))
+            step = len(content) // 5 + 1
+            for first in range(0, len(content), step):
+                self.over.wait(0.3)
+                self.longest = time.monotonic() - start
+                request.wfile.write(content[first : first + step])
         elif kind == "endless":  # without a length it lasts until somebody hangs up
             request.send_response(200)
             request.end_headers()
