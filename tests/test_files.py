@@ -193,6 +193,31 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     assert (tmp_path / "x").read_bytes() == b"content"
 
 
+@pytest.mark.parametrize(("platform", "tries"), [("win32", 3), ("linux", 1)])
+def test_windows_is_asked_again_while_somebody_has_the_file_open(
+    platform: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        asked.append(target)
+        if len(asked) < 3:
+            raise PermissionError(13, "The process cannot access the file")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(sys, "platform", platform)
+    (tmp_path / "x").write_bytes(b"old")
+    if tries == 1:
+        with pytest.raises(PermissionError):
+            write_file(tmp_path / "x", b"content")
+    else:
+        write_file(tmp_path / "x", b"content")
+    assert len(asked) == tries
+    assert (tmp_path / "x").read_bytes() == (b"old" if tries == 1 else b"content")
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
 @pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
 def test_files_are_as_readable_as_the_umask_says(umask: int, mode: int, tmp_path: Path) -> None:
