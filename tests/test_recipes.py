@@ -112,6 +112,13 @@ def test_no_augmentation_is_weaker_than_none_or_without_end(name: str, strength:
         Augmentation(**{name: strength})
 
 
+def test_no_stroke_moves_further_than_to_its_neighbour() -> None:
+    """Beyond 1 pixels would leave the range of 0 to 1."""
+    assert Augmentation(stroke=1.0).stroke == 1
+    with pytest.raises(ValueError, match="stroke is out of range"):
+        Augmentation(stroke=1.01)
+
+
 def test_a_recipe_stays_as_it_is() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RECIPES["fast"].epochs = 2  # type: ignore[misc]
