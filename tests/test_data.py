@@ -13,6 +13,7 @@ from mnist_cnn.data import (
     split_validation,
     to_pixels,
 )
+from mnist_cnn.system.device import choose_device
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +134,9 @@ def test_statistics_are_those_of_the_pixels_that_the_network_takes(sample: Split
 def test_statistics_of_two_values_are_what_one_reckons_by_hand() -> None:
     images = torch.tensor([0, 0, 0, 255], dtype=torch.uint8)[:, None, None].expand(4, 28, 28)
     assert pixel_statistics(images) == pytest.approx((0.25, math.sqrt(3) / 4))
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+def test_statistics_are_the_same_wherever_the_images_are(sample: Split) -> None:
+    there = sample.to(choose_device())
+    assert pixel_statistics(there.images) == pixel_statistics(sample.images)
