@@ -23,30 +23,35 @@ def write_file(path: str | Path, content: bytes) -> None:
         OSError: the folder is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    scratch = scratch_path(path)
     try:
         with open(scratch, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        replace(scratch, path)
+        rename(scratch, path)
     except BaseException:
         scratch.unlink(missing_ok=True)  # after the renaming there is none
         raise
 
 
-def replace(source: Path, target: Path) -> None:
-    """Rename a file over another.
+def scratch_path(path: Path) -> Path:
+    """Return a name beside a file's own that no other process takes."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
 
-    Windows refuses that while any program, a virus scanner perhaps, has the other one open: there
-    it is tried again for two seconds.
+
+def rename(scratch: Path, path: Path) -> None:
+    """Rename a file over another one, if there is one.
+
+    Windows refuses that while a program has the other one open, a virus scanner say, or `eval`:
+    there it is tried again, for two seconds.
     """
-    for _ in range(20 if sys.platform == "win32" else 0):
-        with contextlib.suppress(PermissionError):
-            os.replace(source, target)
-            return
-        time.sleep(0.1)
-    os.replace(source, target)
+    for _ in range(10 if sys.platform == "win32" else 0):
+        try:
+            return os.replace(scratch, path)
+        except PermissionError:
+            time.sleep(0.2)
+    os.replace(scratch, path)
 
 
 def remove_leavings(folder: str | Path, names: tuple[str, ...]) -> None:
@@ -89,13 +94,13 @@ def check_folder(folder: str | Path, option: str) -> None:
     Raises:
         Error: they cannot; the message names the command-line option to change.
     """
+    # Not by tempfile: on Windows it takes a folder that may not be written for a name that is
+    # taken, and tries two thousand million others (github.com/python/cpython/issues/66305).
+    trial = scratch_path(Path(folder) / "trial")
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        probe = Path(folder) / f".{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            open(probe, "xb").close()
-        finally:
-            probe.unlink(missing_ok=True)
+        trial.parent.mkdir(parents=True, exist_ok=True)
+        open(trial, "xb").close()
+        trial.unlink()
     except OSError as error:
         raise Error(
             f"cannot write to {folder} ({error.strerror}): choose another folder with {option}"
