@@ -349,7 +349,7 @@ def bad_files(best: dict[str, Any], whole: bytes, folder: Path) -> dict[str, Cal
 
 
 def bad_runs(last: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Runs that cannot be gone on with although the network is whole, by what is wrong with them."""
+    """Runs that cannot be gone on with, although the network is whole, by what is wrong."""
     state = last["resume"]
     history, losses, moments = state["history"], state["losses"], state["optimizer"]["state"]
 
