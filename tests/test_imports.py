@@ -1,6 +1,7 @@
 """Imports point one way, as the map in CONTRIBUTING.md draws them."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,11 @@ def read_package() -> Sources:
     return sources
 
 
+@functools.cache
+def parse(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports_of(module: str, sources: Sources) -> set[str]:
     """The modules of the package that a module imports, anywhere in it: in functions, too."""
     found = set()
@@ -60,7 +66,7 @@ def imported_names(module: str, sources: Sources) -> Iterator[str]:
     """Everything that is imported, with the dots before it: mnist_cnn.data.Split, torch.nn."""
     is_folder = module == "" or any(name.startswith(f"{module}.") for name in sources)
     here = ["mnist_cnn", *module.split(".")] if module else ["mnist_cnn"]
-    for node in ast.walk(ast.parse(sources[module])):
+    for node in ast.walk(parse(sources[module])):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -124,7 +130,7 @@ def commands(sources: Sources) -> set[str]:
         module
         for module, source in sources.items()
         if module.startswith("commands.")
-        and any(getattr(node, "name", "") == "run" for node in ast.parse(source).body)
+        and any(getattr(node, "name", "") == "run" for node in parse(source).body)
     }
 
 
