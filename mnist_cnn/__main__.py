@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mnist_cnn import Error, __version__
+from mnist_cnn.system.terminal import escape_unprintable
 
 if TYPE_CHECKING:
     import torch
@@ -485,8 +486,10 @@ def run_predict(args: argparse.Namespace) -> int:
     check_picture(args.show_input, "--show-input")
     model = load_digit_reader(args)
 
-    from mnist_cnn import predict, visualize
+    from mnist_cnn import predict
+    from mnist_cnn.handwriting import use_one_thread
 
+    use_one_thread()
     read = predict.predict_numbers if args.number else predict.predict
     files = predict.expand_patterns(args.images)
     answers, drawn, failed = [], [], False
@@ -503,18 +506,7 @@ def run_predict(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(answers))
     if drawn:
-        names = [answer.file for answer in drawn]
-        if args.number:
-            figure = visualize.draw_boxes(
-                names,
-                [answer.steps[0][1] for answer in drawn],
-                [[one.box for one in answer.readings if one.box] for answer in drawn],
-                [[one.digit for one in answer.readings] for answer in drawn],
-            )
-        else:
-            probabilities = [answer.readings[0].probabilities for answer in drawn]
-            figure = visualize.draw_inputs(names, [answer.steps for answer in drawn], probabilities)
-        write_picture(figure, args.show_input)
+        write_picture(predict.draw_answers(drawn, args.number), args.show_input)
         say(f"wrote {args.show_input}")
     return 1 if failed else 0
 
@@ -522,8 +514,10 @@ def run_predict(args: argparse.Namespace) -> int:
 def run_demo(args: argparse.Namespace) -> int:
     """The command `demo`."""
     from mnist_cnn import demo
+    from mnist_cnn.handwriting import use_one_thread
 
     demo.check(args.port)
+    use_one_thread()
     demo.serve(load_digit_reader(args), args.port)
     return 0
 
@@ -536,6 +530,7 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done. 1: some input failed. 2: wrong usage or an error that the user can mend. 130: Ctrl-C.
     """
+    escape_unprintable()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:
