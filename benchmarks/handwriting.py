@@ -26,7 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from mnist_cnn import Error, checkpoint
 from mnist_cnn.data import load_split
-from mnist_cnn.handwriting import STEPS, find_digits, prepare, read_picture
+from mnist_cnn.handwriting import (
+    NEEDED,
+    STEPS,
+    find_digits,
+    prepare,
+    read_picture,
+    use_one_thread,
+)
 from mnist_cnn.predict import make_reader
 
 BLANK = np.zeros((28, 28), np.uint8)  # stands for a picture that could not be prepared
@@ -104,9 +111,9 @@ def single_digits(folder: Path, reader: Reader, failures: str | None) -> dict:
         values = np.array([row[column] if column else "" for row in rows])
         result[name] = {str(v): float(right[values == v].mean()) for v in sorted(set(values)) if v}
     result["left out"] = {
-        step: float(reader.right(prepared(pictures, [step]), labels).mean())
+        step.name: float(reader.right(prepared(pictures, [step.name]), labels).mean())
         for step in STEPS
-        if step not in ("ink", "box")  # without these two nothing of MNIST's form is left
+        if step.name not in NEEDED
     }
     naive = [BLANK if p is None else tutorial(f) for p, f in zip(pictures, paths)]
     result["as tutorials do"] = float(reader.right(np.stack(naive), labels).mean())
@@ -204,6 +211,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write all figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    use_one_thread()
     result = {}
     try:
         reader = Reader(args.ckpt)
