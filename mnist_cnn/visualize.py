@@ -409,7 +409,11 @@ def draw_boxes(
 
 
 def shorten(text: str, most: int) -> str:
-    """Return the end of a text that is too long: of a path, the file's name."""
+    """Return the end of a text that is too long: of a path, the file's name.
+
+    Line ends, and bytes that are no characters, are escaped: no font can draw them.
+    """
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
@@ -555,6 +559,8 @@ def draw_features(
     heights = [2.3, 2.6, *(map_rows(len(some)) * 9.4 / map_columns(len(some)) for some in maps), 3]
     heights = [height + 0.3 for height in heights]
     figure = new_figure(width, sum(heights) + 0.4, window)
+    if window:
+        figure.set_dpi(min(figure.dpi, 850 / sum(heights)))  # to fit on the screen of a laptop
     figure.suptitle(title, parse_math=False)
     first, second, *middle, last = figure.subfigures(
         len(heights), 1, height_ratios=heights, squeeze=False
@@ -714,7 +720,7 @@ def show_numbers(axes: "Axes", numbers: Floats, **scale: Any) -> None:
 
 def signed(number: float, digits: int = 2) -> str:
     """Return a number with so many decimals and a true minus sign."""
-    return f"{number:.{digits}f}".replace("-", "\u2212")
+    return f"{round(number, digits) + 0.0:.{digits}f}".replace("-", "\u2212")  # no -0.00
 
 
 def show_probabilities(axes: "Axes", probabilities: Floats, classes: Sequence[str]) -> None:

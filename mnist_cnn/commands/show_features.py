@@ -34,7 +34,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--index",
         type=options.whole(0),
-        default=0,
         metavar="N",
         help="of the image in the test split (default: 0)",
     )
@@ -71,13 +70,13 @@ def take_test_image(
         Error: there is no such image, or the network or its data cannot be had.
     """
     trained, model, dataset, test = load_trained(args)
-    count = len(test.labels)
-    if args.index >= count:
-        raise Error(f"--index {args.index} is more than {count - 1}, the last of the test images")
+    index, last = args.index or 0, len(test.labels) - 1
+    if index > last:
+        raise Error(f"--index {index} is out of range: the last of the test images is {last}")
     classes = trained.plan.classes
-    label = classes[int(test.labels[args.index])]
-    title = f"{dataset}, test split: image {args.index}, in truth {label}"
-    return model, test.images[args.index], classes, title
+    label = classes[int(test.labels[index])]
+    title = f"{dataset}, test split: image {index}, in truth {label}"
+    return model, test.images[index], classes, title
 
 
 def read_own_picture(

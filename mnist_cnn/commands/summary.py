@@ -28,7 +28,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        default="standard",
         help="of the network that this recipe trains (default: standard)",
     )
 
@@ -48,7 +47,7 @@ def build_model(args: argparse.Namespace) -> "CNN":
 
     if args.ckpt is not None:
         return checkpoint.load(args.ckpt).build_model()
-    recipe = RECIPES[args.recipe]
+    recipe = RECIPES[args.recipe or "standard"]
     return CNN(recipe.channels, recipe.kernels, recipe.hidden, recipe.dropout)
 
 
