@@ -21,6 +21,7 @@ from mnist_cnn.commands import (
     train,
 )
 from mnist_cnn.commands.shared import say
+from mnist_cnn.system import process
 
 COMMANDS = {
     "train": train,
@@ -31,8 +32,6 @@ COMMANDS = {
     "show-features": show_features,
     "summary": summary,
 }
-# What PyTorch's errors say when memory is short, on CPUs and GPUs.
-OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,37 +63,48 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    0: done. 1: some input failed. 2: wrong usage or an error that the user can mend. 130: Ctrl-C.
+    0: done. 1: some input failed. 2: wrong usage or an error that the user can mend.
+    130: Ctrl-C. 143: SIGTERM.
+
+    Args:
+        argv: the arguments; None: those of this process, which then ends with the command.
     """
+    with process.print_anything(), process.end_by_exceptions(restore=argv is not None):
+        try:
+            args = parse(argv)
+            status: int = COMMANDS[args.command].run(args)
+            sys.stdout.flush()
+            return status
+        except Error as error:
+            say(f"error: {error}")
+            return 2
+        except KeyboardInterrupt as interruption:
+            say(f"\ninterrupted{interruption}")
+            return 143 if isinstance(interruption, process.Terminated) else 130
+        except OSError as error:
+            if process.is_closed_pipe(error):  # there is nobody left to tell anything
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 1
+            what = error.filename or "the system"
+            say(f"error: {what}: {error.strerror}: check it and try again")
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            if not process.is_out_of_memory(error):
+                raise
+            smaller = args.command == "train" and args.resume is None
+            advice = ", or choose a smaller --batch-size" if smaller else ""
+            say(f"error: out of memory: close other programs{advice}")
+            return 2
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; without a command, print the help and leave with exit status 2."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help(sys.stderr)
         parser.error("no command given: start with train")
-    try:
-        status: int = COMMANDS[args.command].run(args)
-        if sys.stdout is not None:  # closed by whoever started the program
-            sys.stdout.flush()
-        return status
-    except Error as error:
-        say(f"error: {error}")
-    except BrokenPipeError:  # whoever read our output has gone: nothing to tell, no one to tell it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        say(f"error: {error.filename or 'the system'}: {error.strerror}: check it and try again")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            words in str(error).lower() for words in OUT_OF_MEMORY
-        ):
-            raise
-        smaller = args.command == "train" and args.resume is None
-        advice = ", or choose a smaller --batch-size" if smaller else ""
-        say(f"error: out of memory: close other programs{advice}")
-    except KeyboardInterrupt:
-        say("\ninterrupted")
-        return 130
-    return 2
+    return args
 
 
 if __name__ == "__main__":

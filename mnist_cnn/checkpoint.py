@@ -24,6 +24,7 @@ import math
 import os
 import typing
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -37,8 +38,10 @@ from mnist_cnn.datasets import SOURCES
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import Recipe
 from mnist_cnn.system.files import write_file
+from mnist_cnn.system.process import is_out_of_memory
 
 Weights = dict[str, torch.Tensor]
+MAX_BYTES = 100_000_000  # of a checkpoint: eight times what the largest recipe's last.pt has
 
 
 # ------------------------------------------------------------------------------ in the program
@@ -287,17 +290,20 @@ def read(path: str | Path) -> tuple[Trained, Paused | None]:
             f"there is no checkpoint {path}: run python -m mnist_cnn train first, "
             "or name another one"
         )
+    if os.path.isdir(path):
+        raise Error(f"{path} is a folder: name a checkpoint in it, such as best.pt")
     try:
+        check_container(path)
         with warnings.catch_warnings():  # of other files' formats: told below, in one line
             warnings.simplefilter("ignore")
             values = torch.load(path, map_location="cpu", weights_only=True)
         trained = parse_trained(values)
         return trained, parse_run(trained, values["resume"]) if "resume" in values else None
-    except IsADirectoryError:
-        raise Error(f"{path} is a folder: name a checkpoint in it, such as best.pt") from None
     except PermissionError:
         raise Error(f"{path} may not be read: check its permissions") from None
     except Exception as error:  # whatever else the file does to the unpickler or to the checks
+        if is_out_of_memory(error):
+            raise
         why = str(error) if isinstance(error, Wrong) else "damaged, or some other file"
         raise Error(
             f"{path} is not a checkpoint of this program ({why}): train one with "
@@ -313,6 +319,23 @@ def check(holds: Any, otherwise: str) -> None:
     """Raise Wrong, with what it says otherwise, unless a condition holds."""
     if not holds:
         raise Wrong(otherwise)
+
+
+def check_container(path: str | Path) -> None:
+    """Make sure, before anything is unpacked, that a file is a container of bounded size.
+
+    What torch.save writes is an uncompressed zip file. Packed entries, or more bytes than any
+    network of this program has, are somebody's attempt at filling the memory.
+
+    Raises:
+        Wrong: it is not.
+        OSError: it cannot be read.
+    """
+    if not os.path.isfile(path) or os.path.getsize(path) > MAX_BYTES:
+        raise Wrong("another kind of file, or too large")
+    with zipfile.ZipFile(path) as container:
+        for entry in container.infolist():
+            check(entry.compress_type == zipfile.ZIP_STORED, "it is compressed")
 
 
 def parse_trained(values: Any) -> Trained:
@@ -335,11 +358,12 @@ def parse_trained(values: Any) -> Trained:
     check(plan.dataset in SOURCES, "its data set is unknown")
     check(values.get("classes") == plan.classes, "its classes are not those of its data set")
     check(plain(plan.model_args) == arguments, "its network is not that of its recipe")
-    check(0 < plan.std < math.inf and math.isfinite(plan.mean), "its mean or std is out of range")
+    check(plan.std > 0, "its standard deviation is not positive")
     metrics = parse(Metrics, values.get("metrics"), "metrics")
     check(values.get("epoch") == metrics.epoch, "its epoch is not that of its metrics")
     check(1 <= metrics.epoch <= plan.recipe.epochs, "its epoch is out of range")
     weights = values.get("model")
+    check(0 <= plan.seed < 2**63, "its seed is out of range")
     with torch.device("meta"):  # shapes alone: nothing is allocated, however large
         check_weights(weights, CNN(**plan.model_args).state_dict())
     check(weights["std"] > 0, "its standard deviation is not positive")
@@ -365,7 +389,8 @@ def parse_run(latest: Trained, values: Any) -> Paused:
     check(isinstance(losses, torch.Tensor) and losses.ndim == 1, "its losses are of another kind")
     assert isinstance(losses, torch.Tensor)
     steps, left = divmod(len(losses), plan.recipe.epochs)
-    check(steps and not left and losses.isfinite().all(), "its losses are damaged")
+    check(steps and not left, "its losses do not fit its epochs")
+    check_tensor(losses, losses.shape, torch.float32, "losses")
     schedule = parse(dict[str, object], parts.get("schedule"), "schedule")
     step = steps * len(history)
     check(schedule.get("last_epoch") == step, "its schedule does not fit its history")
@@ -416,6 +441,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
     expected = (int, float) if kind is float else kind
     right = isinstance(value, expected) and (kind is object or not isinstance(value, bool))
     check(right, f"its {name} is missing or of another kind")
+    check(kind is not float or math.isfinite(value), f"its {name} is not finite")
     return value
 
 
@@ -438,6 +464,8 @@ def check_tensor(given: Any, shape: torch.Size, dtype: torch.dtype, name: str) -
     """
     same = isinstance(given, torch.Tensor) and (given.shape, given.dtype) == (shape, dtype)
     check(same and given.layout == torch.strided, f"its {name} is not of the shape {tuple(shape)}")
+    size = math.prod(shape) * dtype.itemsize  # a few bytes can be made to look like gigabytes
+    check(given.untyped_storage().nbytes() >= size, f"its {name} repeats itself")
     check(given.isfinite().all(), f"its {name} holds numbers that are not finite")
 
 

@@ -83,7 +83,7 @@ def pixel_statistics(images: torch.Tensor) -> tuple[float, float]:
     They come from how often each of the 256 values occurs: the pixels themselves, as floats,
     would take a gigabyte.
     """
-    counts = torch.bincount(images.flatten(), minlength=256).double()
+    counts = torch.bincount(images.flatten(), minlength=256).cpu().double()  # MPS has no double
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = (counts * values).sum() / counts.sum()
     variance = (counts * (values - mean) ** 2).sum() / counts.sum()

@@ -27,9 +27,10 @@ class Augmentation:
     stroke: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse strengths that are negative or not finite (ValueError)."""
+        """Refuse strengths out of range (ValueError)."""
         for name, strength in vars(self).items():
             require(math.isfinite(strength) and strength >= 0, f"augmentation's {name}")
+        require(self.stroke <= 1, "augmentation's stroke")
 
 
 @dataclass(frozen=True)

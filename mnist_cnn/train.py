@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 import mnist_cnn
 from mnist_cnn import Error
@@ -29,6 +29,8 @@ from mnist_cnn.recipes import RECIPES
 from mnist_cnn.system.device import fast_precision
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.progress import Progress
+
+SHORTEST_CYCLE = 4  # steps: a cycle of fewer begins at its peak, or has no step at its peak
 
 
 def train_epoch(
@@ -207,9 +209,13 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
     # convolutions on a CPU twice as fast.
     net = CNN(**plan.model_args).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     fused = device.type in ("cpu", "cuda")  # one operation for all weights
-    optimizer = torch.optim.Adam(net.parameters(), betas=recipe.betas, fused=fused)
-    # It sets Adam's learning rate; by default it would move the first of the betas too.
-    schedule = OneCycleLR(optimizer, recipe.lr, steps, cycle_momentum=False)
+    optimizer = torch.optim.Adam(net.parameters(), recipe.lr, betas=recipe.betas, fused=fused)
+    schedule: LRScheduler
+    if steps < SHORTEST_CYCLE:
+        schedule = ConstantLR(optimizer, factor=1.0)
+    else:
+        # It sets Adam's learning rate; by default it would move the first of the betas too.
+        schedule = OneCycleLR(optimizer, recipe.lr, steps, cycle_momentum=False)
     losses = torch.zeros(steps, device=device)
     return Run(plan, net, copy.deepcopy(net), optimizer, schedule, losses)
 
@@ -235,9 +241,12 @@ def resume_run(paused: Paused, images: int, device: torch.device) -> Run:
     Raises:
         Error: its steps are not those of this training split.
     """
+    recipe = paused.plan.recipe
+    if len(paused.losses) != recipe.epochs * (images // recipe.batch_size):
+        raise Error(
+            "the run to resume is damaged (its steps are not those of its data): start it anew"
+        )
     run = start_run(paused.plan, images, device)
-    if len(paused.losses) != len(run.losses):
-        raise Error("the run to resume is damaged (its steps are not those of its data)")
     run.net.load_state_dict(paused.net)
     run.averaged.load_state_dict(paused.latest.weights)
     groups = run.optimizer.state_dict()["param_groups"]  # they follow from the plan

@@ -1,13 +1,18 @@
 """What the tests share: the command line in-process, small data sets, loopback mirrors."""
 
 import dataclasses
+import errno
 import gzip
 import hashlib
+import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +20,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+# Before anything loads matplotlib: a window that opens on somebody's desk waits for ever.
+os.environ["MPLBACKEND"] = "agg"
 
 import mnist_cnn
 from mnist_cnn.__main__ import main
@@ -32,9 +40,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reaches beyond this machine, whatever network it has."""
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Iterator[None]:
+    """Keep the tests, their session fixtures and all programs they start on this machine."""
     real = socket.getaddrinfo
 
     def only_loopback(host, *args, **kwargs):
@@ -42,10 +50,124 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return real(host, *args, **kwargs)
 
-    monkeypatch.setattr(socket, "getaddrinfo", only_loopback)
-    # These tests are one process even where torchrun started them.
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", only_loopback)
+        # Other programs ask a proxy, and nobody listens there.
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        patch.setenv("http_proxy", "http://127.0.0.1:9")
+        patch.setenv("https_proxy", "http://127.0.0.1:9")
+        patch.setenv("no_proxy", "127.0.0.1,localhost")
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "True")  # as Gradio does when it serves a page
+        # These tests are one process even where torchrun started them.
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            patch.delenv(name, raising=False)
+        # argparse colours its help from Python 3.14 on.
+        patch.delenv("FORCE_COLOR", raising=False)
+        patch.setenv("NO_COLOR", "1")
+        yield
+
+
+# ------------------------------------------------------------------------------ leftovers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries() -> None:
+    """Load what writes into the environment when it is first loaded: that is no test's doing."""
+    for name in ("cv2", "torchvision"):
+        importlib.import_module(name)
+
+
+def process_state() -> dict[str, object]:
+    """Return what a test could change for the tests after it."""
+    return {
+        "the environment": {
+            name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"
+        },
+        "the working directory": os.getcwd(),
+        "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        # A library that is loaded during a test may well set one for its own kinds of warning.
+        "warnings.filters": [
+            entry for entry in warnings.filters if entry[2].__module__ == "builtins"
+        ],
+        "the number of torch's threads": torch.get_num_threads(),
+        "torch's default type": torch.get_default_dtype(),
+    }
+
+
+def lasting_threads() -> set[threading.Thread]:
+    """Return the threads that keep a process alive."""
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+def restore(state: dict[str, object]) -> None:
+    """Undo what has changed; pytest itself brings the filters of warnings back."""
+    environment = state["the environment"]
+    for name in os.environ.keys() - environment.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(environment)
+    os.chdir(state["the working directory"])
+    for number, handler in state["signal handlers"].items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    torch.set_num_threads(state["the number of torch's threads"])
+    torch.set_default_dtype(state["torch's default type"])
+
+
+def describe_change(name: str, before: object, after: object) -> str:
+    """Say what has changed; of variables only the names, for some hold secrets."""
+    if not isinstance(before, dict):
+        return f"{name} ({before} -> {after})"
+    keys = {key for key, _ in before.items() ^ after.items()}
+    return f"{name} ({', '.join(sorted(map(str, keys)))})"
+
+
+@pytest.fixture(autouse=True)
+def leave_as_found() -> Iterator[None]:
+    """Let every test start from the same seed, and fail the one that leaves something behind."""
+    before, threads = process_state(), lasting_threads()
+    torch.manual_seed(0)  # Python's and NumPy's generators are seeded by pytest-randomly
+    yield
+    after = process_state()
+    restore(before)
+    for thread in lasting_threads() - threads:
+        thread.join(5)  # those that are about to end may do so
+    changed = [name for name in before if before[name] != after[name]]
+    left = [describe_change(name, before[name], after[name]) for name in changed]
+    left += [f"the thread {thread.name}" for thread in lasting_threads() - threads]
+    assert not left, f"the test left behind: {', '.join(left)}"
+
+
+read_only: set[Path] = set()
+
+
+def refuse_writing(event: str, args: tuple) -> None:
+    """Refuse, as an audit hook, whatever would change something in the folders of read_only."""
+    if not read_only:
+        return
+    paths = args[:2] if event == "os.rename" else args[:1]
+    if event == "open":
+        refused = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    else:
+        refused = event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+    for path in paths if refused else ():
+        if isinstance(path, (str, bytes, os.PathLike)):
+            absolute = Path(os.path.abspath(os.fsdecode(path)))
+            if not read_only.isdisjoint([absolute, *absolute.parents]):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.fixture(scope="session")
+def refusing_hook() -> None:
+    """Install refuse_writing, once: Python keeps an audit hook to its end."""
+    sys.addaudithook(refuse_writing)
+
+
+@pytest.fixture
+def forbid_writing(refusing_hook: None) -> Iterator[Callable[[Path], None]]:
+    """Makes a folder read-only for this process, for root and on Windows too, during the test."""
+    yield lambda folder: read_only.add(Path(folder).absolute())
+    read_only.clear()
 
 
 # ------------------------------------------------------------------------------ the command line
@@ -99,7 +221,7 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "MPLBACKEND": "agg",
+        "PYTHONIOENCODING": "utf-8",
     }
 
     def start(*arguments: object, launcher: tuple[str, ...] = (), **extra: str) -> subprocess.Popen:
@@ -111,7 +233,8 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
         started.append(process)
         return process
@@ -207,12 +330,13 @@ class Mirrors:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.requests: list[str] = []
         self.over = threading.Event()
-        self.outwaited = False  # whether somebody would have waited for more than 20 s
+        self.outwaited = False  # whether somebody waited for 20 s or took 16 MB
+        self.longest = 0.0  # how many seconds a slow mirror took
         mirrors = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                _, kind, name = self.path.split("/")
+                kind, name = self.path.split("/")[-2:]  # all before them is there for a proxy
                 mirrors.requests.append(f"{kind}/{name}")
                 mirrors.answer(self, kind, files[name])
 
@@ -221,6 +345,7 @@ class Mirrors:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *args: None  # of clients that go away: nothing to tell
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def url(self, kind: str) -> str:
@@ -248,6 +373,20 @@ class Mirrors:
             self.send(request, content[:half], length=len(content))
             if kind == "stalling":
                 self.wait()
+        elif kind == "slow":
+            start = time.monotonic()
+            self.send(request, b"", length=len(content))
+            step = len(content) // 5 + 1
+            for first in range(0, len(content), step):
+                self.over.wait(0.3)
+                self.longest = time.monotonic() - start
+                request.wfile.write(content[first : first + step])
+        elif kind == "endless":  # without a length it lasts until somebody hangs up
+            request.send_response(200)
+            request.end_headers()
+            for _ in range(256):
+                request.wfile.write(content[:1] * (1 << 16))
+            self.outwaited = True
         elif kind == "endless-redirect":
             request.send_response(302)
             request.send_header("Location", request.path)

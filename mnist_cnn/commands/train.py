@@ -1,6 +1,8 @@
 """The command `train`: train the network, and evaluate it once on the test split."""
 
 import argparse
+import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from mnist_cnn.data import Split
 
 HELP = "train the network, and evaluate it once on the test split"
+OUTPUTS = ("best.pt", "last.pt", "history.csv", "curves.png")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,29 +77,38 @@ def run(args: argparse.Namespace) -> int:
     ranks = distributed.find_ranks()
     device = choose_device(args.device, ranks.local)
     keep_freed_memory()
-    with distributed.connect(ranks, device):
+    with ExitStack() as locks, distributed.connect(ranks, device):
         # One process decides, reads and checks, before anything is written.
-        job = ranks.on_first(lambda: prepare(args, ranks.count))
+        job = ranks.on_first(lambda: prepare(args, ranks.count, locks))
         images = len(job.train.labels)
         if ranks.first and not args.quiet:
             say(describe_run(job.plan, device, ranks.count, images))
-        if job.paused is None:
-            state = start_run(job.plan, images, device)
-        else:
-            state = resume_run(job.paused, images, device)
-            if ranks.first:  # into another folder than before, perhaps
-                save_run(job.out_dir, state, new_best=True)
-        splits = job.train.to(device), job.validation.to(device)
-        train(state, *splits, job.out_dir, args.quiet, ranks)
-        if ranks.first:
-            report(state, images, job.test.to(device), job.out_dir)
+        try:
+            if job.paused is None:
+                state = start_run(job.plan, images, device)
+            else:
+                state = resume_run(job.paused, images, device)
+                if ranks.first:  # into another folder than before, perhaps
+                    save_run(job.out_dir, state, new_best=True)
+            splits = job.train.to(device), job.validation.to(device)
+            train(state, *splits, job.out_dir, args.quiet, ranks)
+            if ranks.first:
+                report(state, job.test.to(device), job.out_dir)
+        except KeyboardInterrupt as interruption:
+            if not ranks.first:
+                raise SystemExit(130) from None
+            interruption.args = (how_to_resume(job.plan, job.out_dir, args.data_dir),)
+            raise
     if ranks.count > 1:
         distributed.leave()
     return 0
 
 
-def prepare(args: argparse.Namespace, processes: int) -> Prepared:
+def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepared:
     """Check options, data and folders; settle what will be done.
+
+    Args:
+        locks: keeps other trainings out of the folder until it is closed.
 
     Raises:
         Error: something is wrong; nothing has been written but the missing files of the data set.
@@ -104,7 +116,7 @@ def prepare(args: argparse.Namespace, processes: int) -> Prepared:
     from mnist_cnn import checkpoint
     from mnist_cnn.data import split_validation
     from mnist_cnn.download import choose_dataset
-    from mnist_cnn.system.files import check_folder
+    from mnist_cnn.system.files import check_folder, lock_folder, remove_leavings
     from mnist_cnn.train import plan_run
 
     fallen_back = ""
@@ -137,6 +149,8 @@ def prepare(args: argparse.Namespace, processes: int) -> Prepared:
         )
 
     check_folder(out_dir, "--out-dir")
+    locks.enter_context(lock_folder(out_dir, "--out-dir"))
+    remove_leavings(out_dir, OUTPUTS)
     spare_earlier_run(args, Path(out_dir) / "best.pt", fallen_back)
     if fallen_back:
         say(
@@ -197,18 +211,27 @@ def describe_run(plan: "Plan", device: "torch.device", processes: int, images: i
     )
 
 
-def report(state: "Run", images: int, test: "Split", out_dir: str) -> None:
-    """Draw the curves, evaluate the best epoch once on the test split, print the result.
-
-    Args:
-        images: in the training split.
-    """
-    from mnist_cnn import visualize
+def report(state: "Run", test: "Split", out_dir: str) -> None:
+    """Evaluate the best epoch once on the test split, print the result, draw the curves."""
     from mnist_cnn.evaluate import evaluate
-    from mnist_cnn.train import learning_rates
 
     assert state.best is not None
+    result = evaluate(state.best.build_model().to(test.images.device), test)
+    accuracy = describe_accuracy(result, state.plan.dataset)
+    print(f"{accuracy}, checkpoint {Path(out_dir) / 'best.pt'}", flush=True)
+    try:
+        draw_curves(state, Path(out_dir) / "curves.png")
+    except Exception as error:  # the result stands, whatever becomes of its picture
+        say(f"warning: curves.png cannot be drawn ({error})")
+
+
+def draw_curves(state: "Run", path: Path) -> None:
+    """Draw how the run went."""
+    from mnist_cnn import visualize
+    from mnist_cnn.train import learning_rates
+
     history = state.history
+    images = state.steps_per_epoch * state.plan.recipe.batch_size  # that an epoch shows
     curves = visualize.draw_curves(
         state.losses.tolist(),
         learning_rates(state.plan, images),
@@ -216,7 +239,21 @@ def report(state: "Run", images: int, test: "Split", out_dir: str) -> None:
         [metrics.train_accuracy for metrics in history],
         [metrics.val_accuracy for metrics in history],
     )
-    write_picture(curves, Path(out_dir) / "curves.png")
-    result = evaluate(state.best.build_model().to(test.images.device), test)
-    accuracy = describe_accuracy(result, state.plan.dataset)
-    print(f"{accuracy}, checkpoint {Path(out_dir) / 'best.pt'}")
+    write_picture(curves, path)
+
+
+def how_to_resume(plan: "Plan", out_dir: str, data_dir: str) -> str:
+    """Say how an interrupted run can go on: ": python -m ..."; "" if none of it was saved."""
+    from mnist_cnn import checkpoint
+
+    last = Path(out_dir) / "last.pt"
+    try:
+        paused = checkpoint.load_run(last)
+    except Error:
+        return ""
+    if paused.plan != plan:  # an earlier run's
+        return ""
+    command = ["python", "-m", "mnist_cnn", "train", "--resume", str(last)]
+    if data_dir != "data":
+        command += ["--data-dir", data_dir]
+    return f": go on after epoch {len(paused.history)} with {shlex.join(command)}"

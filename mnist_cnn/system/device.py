@@ -13,14 +13,15 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     """Turn a --device option into a device that works.
 
     Args:
-        name: "auto" (an accelerator where there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
+        name: "auto" (an accelerator where one works, else the CPU), "cpu", "cuda", "cuda:1", ...
         local_rank: of several processes on one machine, which one this is: a bare "cuda" means
             the process's own device.
 
     Raises:
         Error: PyTorch does not know the device, or there is none here.
     """
-    if name == "auto":
+    auto = name == "auto"
+    if auto:
         # Asked first, because PyTorch 2.6 raises an error where there is no accelerator.
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         name = found.type if found else "cpu"
@@ -36,12 +37,22 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         raise Error("the device meta computes nothing: use auto, cpu or cuda")
     if device.index is None and device.type == "cuda":
         device = torch.device("cuda", local_rank)
+    why = why_unusable(device)
+    if why and auto:  # on a virtual Mac, say, whose GPU is found but has no memory
+        print(f"warning: {name} cannot be used ({why}): running on the CPU", file=sys.stderr)
+        return torch.device("cpu")
+    if why:
+        raise Error(f"the device {name} cannot be used ({why}): use --device cpu")
+    return device
+
+
+def why_unusable(device: torch.device) -> str:
+    """Try a device out; return why it does not work, in one line, or "" where it does."""
     try:
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # each kind of device fails in its own way where it is missing
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Error(f"the device {name} cannot be used ({why}): use --device cpu") from None
-    return device
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 def fast_precision(device: torch.device) -> torch.autocast:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mnist_cnn import Error
 
 T = TypeVar("T")
+# What gloo's and NCCL's errors speak of when another process has gone.
+LOST = ("gloo", "nccl", "connection", "socket", "peer", "timed out")
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,18 @@ class Ranks:
         """
         if self.count == 1:
             return function()
+        # In a group of their own, in which the others wait for as long as a download may take.
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        assert isinstance(group, dist.ProcessGroup)
         outcome: list[object] = [None, None]
         if self.first:
             try:
                 outcome[0] = function()
             except (Error, OSError) as error:
                 outcome[1] = str(error)
-                dist.broadcast_object_list(outcome)
+                dist.broadcast_object_list(outcome, group=group)
                 raise
-        dist.broadcast_object_list(outcome)
+        dist.broadcast_object_list(outcome, group=group)
         if outcome[1] is not None:
             raise SystemExit(2)
         return outcome[0]  # type: ignore[return-value]
@@ -88,7 +94,9 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """Join the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo.
 
     Raises:
-        Error: neither can serve the device, or it is not this process's own.
+        Error: neither can serve the device, or it is not this process's own; or another process
+            has ended.
+        SystemExit: on the others, in silence, for an error that rank 0 tells the user.
     """
     if ranks.count == 1:
         yield
@@ -101,7 +109,19 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL talks through the current one
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield
+    try:
+        yield
+    except Error:
+        if ranks.first:
+            raise
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in LOST):
+            raise
+        raise Error(
+            "another process of this run has ended: start it again, with --resume if there is a "
+            "last.pt"
+        ) from None
     # Only after a run that went well: a process that fails leaves at once, and torchrun then ends
     # the others instead of letting them wait for it.
     dist.destroy_process_group()

@@ -1,11 +1,19 @@
 """Writing files so that a run that is killed never leaves half of one behind."""
 
+import contextlib
 import os
+import re
 import secrets
-import tempfile
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from mnist_cnn import Error
+
+LOCK = ".training.lock"
 
 
 def write_file(path: str | Path, content: bytes) -> None:
@@ -15,16 +23,69 @@ def write_file(path: str | Path, content: bytes) -> None:
         OSError: the folder is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    scratch = scratch_path(path)
     try:
         with open(scratch, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(scratch, path)
+        rename(scratch, path)
     except BaseException:
         scratch.unlink(missing_ok=True)  # after the renaming there is none
         raise
+
+
+def scratch_path(path: Path) -> Path:
+    """Return a name beside a file's own that no other process takes."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def rename(scratch: Path, path: Path) -> None:
+    """Rename a file over another one, if there is one.
+
+    Windows refuses that while a program has the other one open, a virus scanner say, or `eval`:
+    there it is tried again, for two seconds.
+    """
+    for _ in range(10 if sys.platform == "win32" else 0):
+        try:
+            return os.replace(scratch, path)
+        except PermissionError:
+            time.sleep(0.2)
+    os.replace(scratch, path)
+
+
+def remove_leavings(folder: str | Path, names: tuple[str, ...]) -> None:
+    """Remove what `write_file` left in a folder when it was killed; only of files of these names.
+
+    Whoever calls this has to be the only one who writes these files.
+    """
+    patterns = [re.compile(rf"\.{re.escape(name)}\.\d+-[0-9a-f]{{8}}") for name in names]
+    for path in Path(folder).iterdir():
+        if any(pattern.fullmatch(path.name) for pattern in patterns):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
+    """Keep other trainings out of an existing folder. A lock ends with the process that holds it.
+
+    Raises:
+        Error: another one is at work in it; the message names the command-line option to change.
+    """
+    lock = FileLock(Path(folder) / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Error(
+            f"another training is writing into {folder}: wait for it, or choose another folder "
+            f"with {option}"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows it can be removed only when it is closed
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def check_folder(folder: str | Path, option: str) -> None:
@@ -33,9 +94,13 @@ def check_folder(folder: str | Path, option: str) -> None:
     Raises:
         Error: they cannot; the message names the command-line option to change.
     """
+    # Not by tempfile: on Windows it takes a folder that may not be written for a name that is
+    # taken, and tries two thousand million others (github.com/python/cpython/issues/66305).
+    trial = scratch_path(Path(folder) / "trial")
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        trial.parent.mkdir(parents=True, exist_ok=True)
+        open(trial, "xb").close()
+        trial.unlink()
     except OSError as error:
         raise Error(
             f"cannot write to {folder} ({error.strerror}): choose another folder with {option}"

@@ -1,0 +1,80 @@
+"""Where the network runs: the device that is asked for, or one that works."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mnist_cnn
+from mnist_cnn import Error
+from mnist_cnn.system.device import choose_device, fast_precision
+
+CPU = torch.device("cpu")
+HERE = torch.accelerator.is_available()
+# Accelerators that PyTorch knows; one at least is not here.
+BROKEN = "xpu" if torch.backends.mps.is_available() else "mps"
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
+def test_the_cpu_is_there(name: str) -> None:
+    assert choose_device(name) == CPU
+
+
+@pytest.mark.skipif(HERE, reason="this machine has an accelerator")
+def test_auto_is_the_cpu_where_there_is_no_accelerator() -> None:
+    assert choose_device("auto") == choose_device() == CPU
+
+
+@pytest.mark.skipif(not HERE, reason="this machine has no accelerator")
+def test_auto_is_an_accelerator_where_there_is_one() -> None:
+    device = choose_device()
+    assert device.type in (torch.accelerator.current_accelerator().type, "cpu")
+    assert torch.ones(2, device=device).sum().item() == 2
+
+
+def test_auto_passes_over_an_accelerator_that_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a virtual Mac PyTorch finds a GPU that has no memory at all."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(BROKEN))
+    assert choose_device("auto") == CPU
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"warning: {BROKEN} cannot be used (") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:-2", "cuda:999", "meta", "xla"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(
+    name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    with pytest.raises(Error, match="cpu") as caught:
+        choose_device(name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_bare_cuda_is_the_processs_own_gpu() -> None:
+    assert choose_device("cuda") == torch.device("cuda", 0)
+    beyond = torch.cuda.device_count()
+    with pytest.raises(Error, match="cuda cannot be used"):
+        choose_device("cuda", local_rank=beyond)
+
+
+def test_the_cpu_computes_in_float32() -> None:
+    with fast_precision(CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_keeping_freed_memory_is_possible_everywhere() -> None:
+    """It holds to the end of a process: so in one of its own."""
+    code = "from mnist_cnn.system.device import keep_freed_memory as keep; keep(); keep(); print(1)"
+    package = Path(mnist_cnn.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=package, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
