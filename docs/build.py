@@ -504,7 +504,7 @@ def build(text: str, folder: Path, report: Report, fresh: bool = False) -> str:
     mend_quotes(pieces, report)
     with working_in(folder):
         run(pieces, report, fresh)
-    missing = missing_pictures(text, folder / "pictures")
+    missing = missing_pictures(text, folder / "tutorial-output")
     report.differences += [f"{TEXT.name}: no block draws tutorial/{name}.png" for name in missing]
     return join(pieces)
 
@@ -515,10 +515,12 @@ def missing_pictures(text: str, folder: Path) -> list[str]:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Copy a picture, with a palette of 96 colours: a third of the bytes, and the eye sees none."""
+    """Copy a picture; with a palette of 200 colours where it is large."""
     from PIL import Image
 
-    image = Image.open(source).convert("RGB").quantize(96, dither=Image.Dither.NONE)
+    image = Image.open(source).convert("RGB")
+    if source.stat().st_size > 60_000:
+        image = image.quantize(200, dither=Image.Dither.NONE)
     image.save(target, optimize=True)
 
 
@@ -541,7 +543,7 @@ def main() -> int:
                 if args.action == "build":
                     shutil.rmtree(PICTURES, ignore_errors=True)
                     PICTURES.mkdir()
-                    for picture in sorted(Path(scratch, "pictures").glob("*.png")):
+                    for picture in sorted(Path(scratch, "tutorial-output").glob("*.png")):
                         shrink(picture, PICTURES / picture.name)
     except BuildError as error:
         print(error, file=sys.stderr)
