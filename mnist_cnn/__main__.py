@@ -11,7 +11,15 @@ import sys
 from typing import NoReturn
 
 from mnist_cnn import Error, __version__
-from mnist_cnn.commands import demo, eval, predict, show_predictions, train
+from mnist_cnn.commands import (
+    demo,
+    eval,
+    predict,
+    show_features,
+    show_predictions,
+    summary,
+    train,
+)
 from mnist_cnn.commands.shared import say
 
 COMMANDS = {
@@ -20,6 +28,8 @@ COMMANDS = {
     "show-predictions": show_predictions,
     "predict": predict,
     "demo": demo,
+    "show-features": show_features,
+    "summary": summary,
 }
 # What PyTorch's errors say when memory is short, on CPUs and GPUs.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         splits = job.train.to(device), job.validation.to(device)
         train(state, *splits, job.out_dir, args.quiet, ranks)
         if ranks.first:
-            report(state, job.test.to(device), job.out_dir)
+            report(state, images, job.test.to(device), job.out_dir)
     if ranks.count > 1:
         distributed.leave()
     return 0
@@ -197,15 +197,21 @@ def describe_run(plan: "Plan", device: "torch.device", processes: int, images: i
     )
 
 
-def report(state: "Run", test: "Split", out_dir: str) -> None:
-    """Draw the curves, evaluate the best epoch once on the test split, print the result."""
+def report(state: "Run", images: int, test: "Split", out_dir: str) -> None:
+    """Draw the curves, evaluate the best epoch once on the test split, print the result.
+
+    Args:
+        images: in the training split.
+    """
     from mnist_cnn import visualize
     from mnist_cnn.evaluate import evaluate
+    from mnist_cnn.train import learning_rates
 
     assert state.best is not None
     history = state.history
     curves = visualize.draw_curves(
         state.losses.tolist(),
+        learning_rates(state.plan, images),
         [metrics.val_loss for metrics in history],
         [metrics.train_accuracy for metrics in history],
         [metrics.val_accuracy for metrics in history],
