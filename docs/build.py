@@ -80,7 +80,7 @@ class Fence:
     @property
     def runs(self) -> bool:
         """Whether it is Python to be run: quotations are only compared."""
-        return self.language == "python" and "quote" not in self.options
+        return self.language == "python" and ("quote" not in self.options or "run" in self.options)
 
 
 def parse(text: str) -> list[Prose | Fence]:
@@ -455,8 +455,8 @@ def to_notebook(text: str) -> str:
 
 
 def pictures_of(block: Fence) -> list[str]:
-    """Return the names of the pictures that a block draws."""
-    return re.findall(r'show\(.*?"([\w-]+)"\)', block.text, re.S) if block.runs else []
+    """Return what may be the names of the pictures that a block draws: its strings."""
+    return re.findall(r'"([\w-]+)"', block.text) if block.runs and "show(" in block.text else []
 
 
 def holds_code(pieces: list[Prose | Fence], index: int) -> bool:
