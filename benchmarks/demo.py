@@ -52,13 +52,13 @@ def draw(page: Page, points: list[tuple[float, float]]) -> None:
 
 
 def circle(x: float, y: float) -> list[tuple[float, float]]:
-    """A closed round stroke about a centre."""
+    """Return a closed round stroke about a centre."""
     turns = [2 * math.pi * i / 24 for i in range(25)]
     return [(x + 0.1 * math.sin(t), y - 0.25 * math.cos(t)) for t in turns]
 
 
 def main() -> None:
-    """Times the strokes, the first apart, and prints the median and the worst."""
+    """Time the strokes, the first apart, and print the median and the worst."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", default="checkpoints/best.pt")
     parser.add_argument("--strokes", type=int, default=10)

@@ -40,7 +40,7 @@ BLANK = np.zeros((28, 28), np.uint8)  # stands for a picture that could not be p
 
 
 def tutorial(path: Path) -> np.ndarray:
-    """What tutorials do: greyscale, resize to 28x28, invert if the border is light."""
+    """Do what tutorials do: greyscale, resize to 28x28, invert if the border is light."""
     grey = ImageOps.exif_transpose(Image.open(path)).convert("L")
     small = np.array(grey.resize((28, 28)))
     border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
@@ -59,7 +59,7 @@ def prepared(pictures: Sequence[np.ndarray | None], skip: Sequence[str] = ()) ->
 
 
 def picture_or_none(path: Path) -> np.ndarray | None:
-    """The picture; None, with a message, if it cannot be read."""
+    """Return the picture; None, with a message, if it cannot be read."""
     try:
         return read_picture(path)
     except Error as error:
@@ -78,7 +78,7 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header."""
+    """Return the rows of a CSV file with a header."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -182,7 +182,7 @@ def draw_failures(
 
 
 def show(result: dict, indent: str = "") -> None:
-    """Prints figures, nested as they are; those between 0 and 1 as percentages."""
+    """Print figures, nested as they are; those between 0 and 1 as percentages."""
     for name, value in result.items():
         if isinstance(value, dict):
             print(f"{indent}{name}")
