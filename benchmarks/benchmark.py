@@ -3,6 +3,7 @@
     python benchmarks/benchmark.py seeds --recipe fast --seeds 5    a recipe over several seeds
     python benchmarks/benchmark.py compare --epochs 5               ours and the usual tutorial
     python benchmarks/benchmark.py speed                            start-up, step, inference
+    python benchmarks/benchmark.py ladder                           from the tutorial to `fast`
     python benchmarks/benchmark.py plot                             a picture of their figures
 
 Each prints a table, and writes its figures into benchmarks/results/ as JSON. Machines are noisy:
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ladder import measure_ladder
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_cnn.augment import augment
@@ -59,6 +61,10 @@ def main() -> None:
     speed = modes.add_parser("speed", help="start-up, training step, inference")
     speed.add_argument("--device", default="auto")
     speed.set_defaults(measure=measure_speed, name=lambda args: "speed")
+    ladder = modes.add_parser("ladder", help="from the tutorial to `fast`, one change at a time")
+    ladder.add_argument("--dataset", default="mnist", choices=("mnist", "sample"))
+    ladder.add_argument("--turns", type=int, default=3, help="parts of the epoch; default: 3")
+    ladder.set_defaults(measure=measure_ladder, name=lambda args: "ladder")
     plot = modes.add_parser("plot", help="draw accuracy against seconds into docs/accuracy.png")
     plot.set_defaults(measure=None)
     args = parser.parse_args()

@@ -41,6 +41,7 @@ TEXT = DOCS / "tutorial.md"
 NOTEBOOK = DOCS / "tutorial.ipynb"
 PICTURES = DOCS / "tutorial"
 RESULTS = ROOT / "benchmarks" / "results"
+OUTPUT = "tutorial-output"  # the folder that the blocks write into
 
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 FIGURE = re.compile(r"<!--=(.*?)-->", re.S)
@@ -124,9 +125,7 @@ def join(pieces: list[Prose | Fence]) -> str:
     """Put the pieces together again."""
     parts = []
     for piece in pieces:
-        parts.append(
-            piece.text if isinstance(piece, Prose) else f"{piece.head}{piece.text}```\n"
-        )
+        parts.append(piece.text if isinstance(piece, Prose) else f"{piece.head}{piece.text}```\n")
     return "".join(parts)
 
 
@@ -232,7 +231,9 @@ def run_block(block: Fence, namespace: dict[str, Any]) -> str:
             exec(compile(tree, TEXT.name, "exec"), namespace)
     except Exception as error:
         trace = error.__traceback__
-        lines = [frame.lineno for frame in traceback.extract_tb(trace) if frame.filename == TEXT.name]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(trace) if frame.filename == TEXT.name
+        ]
         line = lines[-1] if lines else block.line + (getattr(error, "lineno", 1) or 1) - 1
         raise BuildError(
             f"{TEXT.name}:{line}: the block from line {block.line} failed:\n"
@@ -269,9 +270,7 @@ def compare_output(
     shown.text = printed
 
 
-def check_prose(
-    prose: list[Prose], namespace: dict[str, Any], report: Report, fresh: bool
-) -> None:
+def check_prose(prose: list[Prose], namespace: dict[str, Any], report: Report, fresh: bool) -> None:
     """Compare the marked figures of some prose with what they are; note and mend differences."""
     scope = {**namespace, "results": results}
     for piece in prose:
@@ -372,9 +371,7 @@ def ladder_table() -> str:
     for rung in figures["rungs"]:
         cost = rung["ms_per_1000"]
         gain = f"{previous / cost:.2f} times as fast" if previous else ""
-        rows.append(
-            f"| {rung['title']} | {cost:,.0f} | {gain} | {100 * rung['accuracy']:.2f} % |"
-        )
+        rows.append(f"| {rung['title']} | {cost:,.0f} | {gain} | {100 * rung['accuracy']:.2f} % |")
         previous = cost
     first, last = (figures["rungs"][i]["ms_per_1000"] for i in (0, -1))
     rows.append(f"| **all of it** | | **{first / last:.1f} times as fast** | |")
@@ -435,10 +432,14 @@ def to_notebook(text: str) -> str:
             written = ""
             hidden = {"jupyter": {"source_hidden": True}} if piece.folded else {}
             add("code", piece.text, **hidden)
-        elif piece.language == "text" and index and any(
-            output_of(pieces, i) == index
-            for i in range(max(0, index - 2), index)
-            if isinstance(pieces[i], Fence) and pieces[i].runs  # type: ignore[union-attr]
+        elif (
+            piece.language == "text"
+            and index
+            and any(
+                output_of(pieces, i) == index
+                for i in range(max(0, index - 2), index)
+                if isinstance(pieces[i], Fence) and pieces[i].runs  # type: ignore[union-attr]
+            )
         ):
             continue  # the cell above prints it
         else:
@@ -499,19 +500,19 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 def build(text: str, folder: Path, report: Report, fresh: bool = False) -> str:
-    """Run a text's blocks in a folder, and return it with all that the code decides mended."""
+    """Run a text's blocks in a folder, and return it with all that the code decides mended.
+
+    Raises:
+        BuildError: a block failed, or a mark cannot be understood.
+    """
     pieces = parse(text)
     mend_quotes(pieces, report)
     with working_in(folder):
         run(pieces, report, fresh)
-    missing = missing_pictures(text, folder / "tutorial-output")
-    report.differences += [f"{TEXT.name}: no block draws tutorial/{name}.png" for name in missing]
+    for name in IMAGE.findall(text):
+        if not (folder / OUTPUT / f"{name}.png").exists():
+            report.differences.append(f"{TEXT.name}: no block draws tutorial/{name}.png")
     return join(pieces)
-
-
-def missing_pictures(text: str, folder: Path) -> list[str]:
-    """Return the pictures that the text shows and no block has drawn."""
-    return [name for name in IMAGE.findall(text) if not (folder / f"{name}.png").exists()]
 
 
 def shrink(source: Path, target: Path) -> None:
@@ -543,7 +544,7 @@ def main() -> int:
                 if args.action == "build":
                     shutil.rmtree(PICTURES, ignore_errors=True)
                     PICTURES.mkdir()
-                    for picture in sorted(Path(scratch, "tutorial-output").glob("*.png")):
+                    for picture in sorted(Path(scratch, OUTPUT).glob("*.png")):
                         shrink(picture, PICTURES / picture.name)
     except BuildError as error:
         print(error, file=sys.stderr)
