@@ -27,12 +27,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mnist_cnn.augment import augment
 from mnist_cnn.checkpoint import load
-from mnist_cnn.data import SOURCES, augment, batches, load_split, split_validation
-from mnist_cnn.device import choose_device
+from mnist_cnn.data import batches, load_split, split_validation
+from mnist_cnn.datasets import SOURCES
 from mnist_cnn.evaluate import compute_logits
 from mnist_cnn.model import CNN
-from mnist_cnn.train import RECIPES, update_average
+from mnist_cnn.recipes import RECIPES
+from mnist_cnn.system.device import choose_device, fast_precision, keep_freed_memory
+from mnist_cnn.train import update_average
 
 Figures = dict[str, Any]
 HERE = Path(__file__).parent
@@ -113,7 +116,7 @@ def train_once(recipe: str, seed: int, data_dir: str, out_dir: str, device: str)
     return {
         "seed": seed,
         "accuracy": (images - errors) / images,
-        "val_accuracy": best["metrics"]["val_accuracy"],
+        "val_accuracy": best.metrics.val_accuracy,
         "training_seconds": float(re.search(r"training took ([\d.]+) s", told)[1]),  # type: ignore[index]
         "process_seconds": whole,
         "epochs": len(rows) - 1,
@@ -263,6 +266,7 @@ def draw_accuracy(path: Path) -> None:
 def measure_speed(args: argparse.Namespace) -> Figures:
     """Start-up, the parts of a training step, the share of the peak, and inference."""
     device = choose_device(args.device)
+    keep_freed_memory()
     figures: Figures = {"device": str(device)}
     figures["help_seconds"] = min(_time_command(["--help"]) for _ in range(3))
     print(f"\n--help: {figures['help_seconds']:.2f} s")
@@ -286,10 +290,10 @@ def measure_speed(args: argparse.Namespace) -> Figures:
         size = recipe.batch_size
         order = torch.randperm(len(split.labels)).to(device)
         images, labels = next(batches(split, order, size))
-        pixels = augment(images, **recipe.augmentation)
+        pixels = augment(images, recipe.augmentation)
 
         def step(net: CNN = net, optimizer: Any = optimizer, pixels: Any = pixels) -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with fast_precision(device):
                 loss = torch.nn.functional.cross_entropy(net(pixels), labels)  # noqa: B023
             optimizer.zero_grad()
             loss.backward()
@@ -297,7 +301,7 @@ def measure_speed(args: argparse.Namespace) -> Figures:
             update_average(averaged, net, 0.01)  # noqa: B023
 
         cutting = _time(lambda: next(batches(split, order, size)), device)  # noqa: B023
-        augmenting = _time(lambda: augment(images, **recipe.augmentation), device)  # noqa: B023
+        augmenting = _time(lambda: augment(images, recipe.augmentation), device)  # noqa: B023
         network = _time(step, device)
         with FlopCounterMode(display=False) as counter:
             step()

@@ -55,8 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done. 1: some input failed. 2: wrong usage or an error that the user can mend.
     130: Ctrl-C. 143: SIGTERM.
+
+    Args:
+        argv: the arguments; None: those of this process, which then ends with the command.
     """
-    with process.print_anything(), process.end_by_exceptions():
+    with process.print_anything(), process.end_by_exceptions(restore=argv is not None):
         try:
             args = parse(argv)
             status: int = COMMANDS[args.command].run(args)
@@ -66,7 +69,6 @@ def main(argv: list[str] | None = None) -> int:
             say(f"error: {error}")
             return 2
         except KeyboardInterrupt as interruption:
-            process.ignore_interruptions()
             say(f"\ninterrupted{interruption}")
             return 143 if isinstance(interruption, process.Terminated) else 130
         except OSError as error:

@@ -58,6 +58,7 @@ def offline() -> Iterator[None]:
         patch.setenv("http_proxy", "http://127.0.0.1:9")
         patch.setenv("https_proxy", "http://127.0.0.1:9")
         patch.setenv("no_proxy", "127.0.0.1,localhost")
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "True")  # as Gradio does when it serves a page
         # These tests are one process even where torchrun started them.
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             patch.delenv(name, raising=False)
@@ -131,8 +132,8 @@ def leave_as_found() -> Iterator[None]:
     restore(before)
     for thread in lasting_threads() - threads:
         thread.join(5)  # those that are about to end may do so
-    left = [describe_change(name, before[name], after[name]) for name in before
-            if before[name] != after[name]]  # fmt: skip
+    changed = [name for name in before if before[name] != after[name]]
+    left = [describe_change(name, before[name], after[name]) for name in changed]
     left += [f"the thread {thread.name}" for thread in lasting_threads() - threads]
     assert not left, f"the test left behind: {', '.join(left)}"
 

@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 # What PyTorch's errors say when memory is short, on CPUs and GPUs.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
+PATIENCE = 5  # seconds between a first Ctrl-C and one that ends the program at once
 
 
 class Terminated(KeyboardInterrupt):
@@ -16,34 +18,44 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def end_by_exceptions() -> Iterator[None]:
-    """Let SIGTERM, and Ctrl-Break on Windows, end the program as Ctrl-C does: by an exception.
+def end_by_exceptions(restore: bool) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and, on Windows, Ctrl-Break end the program by an exception: once.
 
-    Only the main thread is told of signals: in another one this does nothing.
+    Whoever presses Ctrl-C twice wants no more than whoever presses it once, and must not disturb
+    what the program does on its way out. Only after PATIENCE seconds it ends at once; files are
+    whole at any time.
+
+    Args:
+        restore: put the earlier handlers back in the end, also after a signal. A program that is
+            about to exit had better ignore further ones: they would disturb its shutdown.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    first = 0.0  # when the first signal came
 
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated
+    def handle(number: int, frame: object) -> None:
+        nonlocal first
+        if not first:
+            first = time.monotonic()
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        if time.monotonic() - first > PATIENCE:
+            os._exit(128 + number)
 
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
-    if sys.platform == "win32":
-        before[signal.SIGBREAK] = signal.signal(signal.SIGBREAK, signal.default_int_handler)
-    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other one is told of signals
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform == "win32":
+            numbers.append(signal.SIGBREAK)
+        for number in numbers:
+            # Who starts a program in the background may have it ignore Ctrl-C: so it stays.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handle)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def ignore_interruptions() -> None:
-    """Ignore further signals: the program is about to end, by one that it has already had."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+            if restore or not first:
+                signal.signal(number, handler)
+            else:  # Python's shutdown would put the system's own in the place of ours
+                signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
