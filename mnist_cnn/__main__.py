@@ -11,7 +11,15 @@ import sys
 from typing import NoReturn
 
 from mnist_cnn import Error, __version__
-from mnist_cnn.commands import demo, eval, predict, show_predictions, train
+from mnist_cnn.commands import (
+    demo,
+    eval,
+    predict,
+    show_features,
+    show_predictions,
+    summary,
+    train,
+)
 from mnist_cnn.commands.shared import say
 from mnist_cnn.system import process
 
@@ -21,6 +29,8 @@ COMMANDS = {
     "show-predictions": show_predictions,
     "predict": predict,
     "demo": demo,
+    "show-features": show_features,
+    "summary": summary,
 }
 
 

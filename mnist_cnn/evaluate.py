@@ -134,3 +134,45 @@ def most_confused(confusion: torch.Tensor, count: int) -> list[tuple[int, int, i
     return [
         (true, guess, int(mistakes[true, guess])) for true, guess in pairs if mistakes[true, guess]
     ]
+
+
+class Bin(NamedTuple):
+    """The images of which a network is about equally sure.
+
+    confidence: the mean of the probabilities that it gives its predictions, in [0, 1].
+    accuracy: the share of the images that it reads right, in [0, 1].
+    low, high: the 95 % interval of that share, in [0, 1].
+    n: how many images that is, at least 1.
+    """
+
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+def reliability(evaluation: Evaluation, bins: int = 10) -> list[Bin]:
+    """Compare how sure a network is with how often it is right, bin by bin of equal width.
+
+    Bins without images are left out. The idea is DeGroot and Fienberg's (1983), in the form of
+    Guo et al., "On Calibration of Modern Neural Networks" (2017).
+    """
+    right = (evaluation.predictions == evaluation.labels).double()
+    places = (evaluation.confidences * bins).long().clamp(max=bins - 1)
+    found = []
+    for place in range(bins):
+        inside = places == place
+        n = int(inside.sum())
+        if n:
+            share = float(right[inside].mean())
+            sure = float(evaluation.confidences[inside].double().mean())
+            found.append(Bin(sure, share, *wilson_interval(share, n), n))
+    return found
+
+
+def wilson_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the interval of a share seen in n trials (Wilson, 1927); 95 % for z = 1.96."""
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - reach), min(1.0, middle + reach)

@@ -220,6 +220,21 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
     return Run(plan, net, copy.deepcopy(net), optimizer, schedule, losses)
 
 
+def learning_rates(plan: Plan, images: int) -> list[float]:
+    """Return the learning rate of every step of a run, from a run that takes no step.
+
+    Args:
+        images: in the training split.
+    """
+    run = start_run(plan, images, torch.device("cpu"))
+    rates = []
+    for _ in range(len(run.losses)):
+        rates.append(float(run.schedule.get_last_lr()[0]))
+        run.optimizer.step()  # nothing moves, for want of gradients; the schedule comes after it
+        run.schedule.step()
+    return rates
+
+
 def resume_run(paused: Paused, images: int, device: torch.device) -> Run:
     """Build all that a run changes, as it was when it was laid aside.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -29,6 +30,9 @@ from mnist_cnn.__main__ import main
 from mnist_cnn.data import load_split
 from mnist_cnn.datasets import FILES, SOURCES
 
+if TYPE_CHECKING:
+    from forked import Forker
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests run where they are asked for: by -m slow, or by naming a folder with MNIST."""
@@ -38,6 +42,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# ------------------------------------------------------------------------------ what was counted
+
+counts: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints, at the end of the run, what the tests have counted."""
+    if counts:
+        terminalreporter.section("what was counted")
+        for line in sorted(counts):
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def count() -> Callable[[str], None]:
+    """Adds a line to those that pytest prints at the end: how much a test has tried."""
+    return counts.append
+
+
+# ------------------------------------------------------------------------------ no network
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,6 +84,7 @@ def offline() -> Iterator[None]:
         patch.setenv("http_proxy", "http://127.0.0.1:9")
         patch.setenv("https_proxy", "http://127.0.0.1:9")
         patch.setenv("no_proxy", "127.0.0.1,localhost")
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "True")  # as Gradio does when it serves a page
         # These tests are one process even where torchrun started them.
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             patch.delenv(name, raising=False)
@@ -131,8 +158,8 @@ def leave_as_found() -> Iterator[None]:
     restore(before)
     for thread in lasting_threads() - threads:
         thread.join(5)  # those that are about to end may do so
-    left = [describe_change(name, before[name], after[name]) for name in before
-            if before[name] != after[name]]  # fmt: skip
+    changed = [name for name in before if before[name] != after[name]]
+    left = [describe_change(name, before[name], after[name]) for name in changed]
     left += [f"the thread {thread.name}" for thread in lasting_threads() - threads]
     assert not left, f"the test left behind: {', '.join(left)}"
 
@@ -243,6 +270,18 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Iterator["Forker"]:
+    """Starts commands in processes that need not load PyTorch first (forked.py)."""
+    if os.name == "nt":
+        pytest.skip("Windows has no fork")
+    from forked import Forker
+
+    server = Forker(tmp_path_factory.mktemp("forked"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_on_a_terminal_a_bar_shows_the_newest_figures_and_goes(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    take_two_steps(quiet)
+    progress = take_two_steps(quiet)  # kept: a bar that nobody holds goes by itself
     shown = terminal.getvalue()
     if quiet:
         assert shown == ""
@@ -56,12 +56,14 @@ def test_on_a_terminal_a_bar_shows_the_newest_figures_and_goes(
             assert figure in shown
         assert shown.split("\r")[-1].strip() == ""  # the line is empty again
     assert capsys.readouterr().out == ""
+    assert progress.step == 2
 
 
 def test_an_epoch_that_fails_takes_its_bar_away(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with pytest.raises(KeyboardInterrupt), Progress("epoch 1/1", 3, 4, CPU, False):
+    progress = Progress("epoch 1/1", 3, 4, CPU, False)
+    with pytest.raises(KeyboardInterrupt), progress:
         raise KeyboardInterrupt
     assert "epoch 1/1" in terminal.getvalue()
     assert terminal.getvalue().split("\r")[-1].strip() == ""

@@ -228,10 +228,13 @@ def report(state: "Run", test: "Split", out_dir: str) -> None:
 def draw_curves(state: "Run", path: Path) -> None:
     """Draw how the run went."""
     from mnist_cnn import visualize
+    from mnist_cnn.train import learning_rates
 
     history = state.history
+    images = state.steps_per_epoch * state.plan.recipe.batch_size  # that an epoch shows
     curves = visualize.draw_curves(
         state.losses.tolist(),
+        learning_rates(state.plan, images),
         [metrics.val_loss for metrics in history],
         [metrics.train_accuracy for metrics in history],
         [metrics.val_accuracy for metrics in history],

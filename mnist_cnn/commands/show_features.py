@@ -1,0 +1,127 @@
+"""The command `show-features`: draw one digit's way through the network."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from mnist_cnn import Error
+from mnist_cnn.commands import options
+from mnist_cnn.commands.shared import (
+    check_picture,
+    load_digit_reader,
+    load_trained,
+    write_picture,
+)
+from mnist_cnn.datasets import DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from matplotlib.figure import Figure
+
+    from mnist_cnn.model import CNN
+
+HELP = "draw one digit's way through the network, and where the decision comes from"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    options.add_device(parser)
+    options.add_checkpoint(parser)
+    options.add_data(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--index",
+        type=options.whole(0),
+        metavar="N",
+        help="of the image in the test split (default: 0)",
+    )
+    which.add_argument("--image", metavar="FILE", help="a picture of your own handwriting instead")
+    parser.add_argument("--out", metavar="FILE", help="default: a window, else features.png")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the picture in a window or into a file, whose name is printed."""
+    from mnist_cnn import visualize
+
+    check_picture(args.out, "--out")
+    if args.image is None:
+        model, image, classes, title = take_test_image(args)
+    else:
+        model, image, classes, title = read_own_picture(args)
+    window = args.out is None and visualize.can_show()
+    figure = draw(model, image, classes, title, window)
+    if window:
+        visualize.show()
+    else:
+        path = args.out or "features.png"
+        write_picture(figure, path)
+        print(path)
+    return 0
+
+
+def take_test_image(
+    args: argparse.Namespace,
+) -> "tuple[CNN, torch.Tensor, Sequence[str], str]":
+    """Return the network, the image of the test split that --index names, classes and a title.
+
+    Raises:
+        Error: there is no such image, or the network or its data cannot be had.
+    """
+    trained, model, dataset, test = load_trained(args)
+    index, last = args.index or 0, len(test.labels) - 1
+    if index > last:
+        raise Error(f"--index {index} is out of range: the last of the test images is {last}")
+    classes = trained.plan.classes
+    label = classes[int(test.labels[index])]
+    title = f"{dataset}, test split: image {index}, in truth {label}"
+    return model, test.images[index], classes, title
+
+
+def read_own_picture(
+    args: argparse.Namespace,
+) -> "tuple[CNN, torch.Tensor, Sequence[str], str]":
+    """Return the network, the user's own picture as the network sees it, classes and a title.
+
+    Raises:
+        Error: it cannot be read, or the network was not trained on digits.
+    """
+    import torch
+
+    from mnist_cnn.handwriting import prepare, read_picture
+    from mnist_cnn.visualize import shorten
+
+    if args.dataset is not None:
+        raise Error("--dataset chooses test images: leave it out with --image")
+    model = load_digit_reader(args)
+    image = torch.from_numpy(prepare(read_picture(args.image)).image)
+    name = shorten(os.path.basename(args.image), 60)
+    return model, image.to(model.mean.device), DIGITS, name
+
+
+def draw(
+    model: "CNN", image: "torch.Tensor", classes: "Sequence[str]", title: str, window: bool
+) -> "Figure":
+    """Compute what the network does with an image, uint8 (28, 28) on its device, and draw it."""
+    from mnist_cnn import visualize
+    from mnist_cnn.evaluate import compute_logits
+    from mnist_cnn.features import SQUARE, feature_maps, occlusion_map, strongest_patch
+
+    probabilities = compute_logits(model, image[None]).softmax(1)[0].cpu()
+    patch = strongest_patch(model, image)
+    return visualize.draw_features(
+        image.cpu().numpy(),
+        model.conv1.weight.detach()[:, 0].cpu().numpy(),
+        (patch.filter, patch.row, patch.column),
+        patch.pixels.numpy(),
+        patch.bias,
+        patch.response,
+        [maps.cpu().numpy() for maps in feature_maps(model, image)],
+        probabilities.numpy(),
+        occlusion_map(model, image, int(probabilities.argmax()), SQUARE).numpy(),
+        SQUARE,
+        classes,
+        title,
+        window,
+    )

@@ -1,0 +1,81 @@
+"""Several processes: what torchrun says about them, and that a single one needs none of it."""
+
+import pytest
+import torch
+from torch import nn
+
+from mnist_cnn import Error
+from mnist_cnn.system.distributed import Ranks, connect, find_ranks
+
+KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch):
+    """Lets torchrun say something: the values of KEYS, "" for what it leaves out."""
+
+    def say(*values: str) -> None:
+        for key, value in zip(KEYS, values, strict=True):
+            if value:
+                monkeypatch.setenv(key, value)
+            else:
+                monkeypatch.delenv(key, raising=False)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    "values", [("", "", "", "", ""), ("0", "1", "0", "127.0.0.1", "29500"), ("", "1", "", "", "")]
+)
+def test_a_process_by_itself_is_the_first(torchrun, values: tuple[str, ...]) -> None:
+    torchrun(*values)
+    ranks = find_ranks()
+    assert ranks == Ranks(rank=0, count=1, local=0)
+    assert ranks.first
+
+
+def test_torchrun_says_which_process_this_is(torchrun) -> None:
+    torchrun("3", "4", "1", "127.0.0.1", "29500")
+    ranks = find_ranks()
+    assert ranks == Ranks(rank=3, count=4, local=1)
+    assert not ranks.first
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("0", "2", "0", "", ""),
+        ("0", "2", "0", "127.0.0.1", ""),
+        ("0", "2", "", "127.0.0.1", "29500"),
+        ("", "2", "0", "127.0.0.1", "29500"),
+        ("0", "", "0", "127.0.0.1", "29500"),
+        ("x", "2", "0", "127.0.0.1", "29500"),
+        ("-1", "2", "0", "127.0.0.1", "29500"),
+    ],
+)
+def test_half_of_what_torchrun_says_is_refused(torchrun, values: tuple[str, ...]) -> None:
+    torchrun(*values)
+    with pytest.raises(Error, match="start several processes with torchrun"):
+        find_ranks()
+
+
+def test_a_single_process_connects_to_nothing() -> None:
+    ranks, net, values = Ranks(), nn.Linear(2, 2), torch.tensor([1.0, 2.0])
+    with connect(ranks, torch.device("cpu")):
+        assert not torch.distributed.is_initialized()
+        assert ranks.share_gradients(net) is net
+        assert ranks.sum(values).tolist() == [1.0, 2.0]
+        assert ranks.on_first(lambda: "done") == "done"
+        with pytest.raises(Error, match="wrong"):
+            ranks.on_first(fail)
+
+
+def fail() -> None:
+    raise Error("wrong")
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:1"])
+def test_several_processes_cannot_share_an_accelerator(device: str) -> None:
+    shared = connect(Ranks(rank=0, count=2, local=0), torch.device(device))
+    with pytest.raises(Error, match="--device cuda for a GPU each"):
+        shared.__enter__()
