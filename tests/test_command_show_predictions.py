@@ -52,7 +52,8 @@ def read_picture(path: Path) -> list[Drawn]:
     """
     images = load_split("sample", "test", "").images.numpy().astype(float)
     svg = path.read_text(encoding="utf-8")
-    texts = re.findall(r"<!-- ([✓✗]) (.+)  ([\d.]+)% -->.*?<!-- true (.+?) -->", svg, re.DOTALL)
+    titles = r"<!-- ([✓✗]) ([^\n]+)  ([\d.]+)% -->.*?<!-- true ([^\n]+) -->"
+    texts = re.findall(titles, svg, re.DOTALL)
     drawn = []
     for content, (mark, guess, percent, label) in zip(
         re.findall(r'base64,\s*([^"]+)"', svg), texts, strict=True
