@@ -166,13 +166,11 @@ def test_two_processes_without_randomness_give_what_one_gives(
 ) -> None:
     """The recipe fast has no augmentation and no dropout, and all ranks share one order.
 
-    What is left is the order in which gradients are added up. Each sum of float32 numbers is off
-    by some 1e-7 of its terms, and Adam divides by the size of a gradient: where that is next to
-    nothing, its direction, and so a step of the learning rate, is a matter of rounding. So single
-    weights may differ by a few steps, at rates of 0.0004 to 0.01 here, while the losses agree to
-    a small part of themselves. Gradients that were added up instead of averaged, ranks that see
-    the same half of a batch, or a batch of half the size, are off by far more from the first
-    steps on.
+    What is left is the order in which gradients are added up. A sum of float32 numbers is off by
+    some 1e-7 of its terms, and Adam divides by the size of a gradient: where that is next to
+    nothing, the direction of a step is a matter of rounding. So single weights may be off by a
+    small part of the 0.01 by which a step moves them at most, and a loss by far less. Were a batch
+    shared out wrongly, the very first loss would be that of other images.
     """
     options = ("train", "--dataset", "sample", "--device", "cpu", "--recipe", "fast")
     options = (*options, "--epochs", 1, "--out-dir")
@@ -181,10 +179,10 @@ def test_two_processes_without_randomness_give_what_one_gives(
     one, two = (checkpoint.load_run(tmp_path / name / "last.pt") for name in ("one", "two"))
     assert one.step == two.step == 14
     torch.testing.assert_close(two.losses[:1], one.losses[:1], rtol=1e-5, atol=0)
-    torch.testing.assert_close(two.losses, one.losses, rtol=1e-3, atol=0)
+    torch.testing.assert_close(two.losses, one.losses, rtol=1e-4, atol=0)
     for name, weight in one.latest.weights.items():
-        torch.testing.assert_close(two.latest.weights[name], weight, rtol=0, atol=1e-3)
-    assert two.latest.metrics.val_loss == pytest.approx(one.latest.metrics.val_loss, rel=1e-3)
+        torch.testing.assert_close(two.latest.weights[name], weight, rtol=0, atol=5e-4)
+    assert two.latest.metrics.val_loss == pytest.approx(one.latest.metrics.val_loss, rel=1e-4)
     assert two.latest.metrics.val_accuracy == pytest.approx(
         one.latest.metrics.val_accuracy, abs=0.0051
     )
@@ -217,7 +215,7 @@ def test_a_loss_that_is_no_number_is_told_once(start_program: Callable, tmp_path
     assert status != 0
     assert out == ""
     assert err.count("error: the loss is not finite") == 1
-    assert "Traceback (most recent call last):\n  File" not in err
+    assert err.count("Traceback") <= 1  # torchrun's own, about a process that has failed
 
 
 @processes
