@@ -11,7 +11,7 @@ import sys
 from typing import NoReturn
 
 from mnist_cnn import Error, __version__
-from mnist_cnn.commands import demo, eval, predict, show_predictions, train
+from mnist_cnn.commands import demo, eval, export, predict, show_predictions, train
 from mnist_cnn.commands.shared import say
 
 COMMANDS = {
@@ -20,6 +20,7 @@ COMMANDS = {
     "show-predictions": show_predictions,
     "predict": predict,
     "demo": demo,
+    "export": export,
 }
 # What PyTorch's errors say when memory is short, on CPUs and GPUs.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
