@@ -273,13 +273,15 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def forker(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Iterator["Forker"]:
+def forker(
+    tmp_path_factory: pytest.TempPathFactory, offline: None, small_sample: Path
+) -> Iterator["Forker"]:
     """Starts commands in processes that need not load PyTorch first (forked.py)."""
     if os.name == "nt":
         pytest.skip("Windows has no fork")
     from forked import Forker
 
-    server = Forker(tmp_path_factory.mktemp("forked"))
+    server = Forker(tmp_path_factory.mktemp("forked"), small_sample)
     yield server
     server.close()
 
@@ -357,6 +359,17 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tiny]:
 def tiny_mnist(make_tiny: Callable[[str], Tiny]) -> Tiny:
     """MNIST, shrunk."""
     return make_tiny("mnist")
+
+
+@pytest.fixture(scope="session")
+def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sample with 240 + 60 images, which the forker's commands take for it."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "MNIST" / "raw").mkdir(parents=True)
+    for split, count in (("train", 240), ("test", 60)):
+        for name, values in zip(FILES[split], load_split("sample", split, ""), strict=True):
+            (folder / "MNIST" / "raw" / name).write_bytes(pack_idx(values[:count]))
+    return folder
 
 
 # ------------------------------------------------------------------------------ mirrors
