@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from mnist_cnn.data import load_split
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import BEST
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LARGEST = 1_500_000  # bytes that a page may have
 
 Points = list[tuple[float, float]]
@@ -160,19 +158,6 @@ def test_without_the_package_onnx_is_told_in_a_line(
 
 
 # ------------------------------------------------------------------------------ the page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip("needs a Chromium or Chrome on the PATH")
-    with playwright.sync_playwright() as running:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = running.chromium.launch(executable_path=executable, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
