@@ -47,6 +47,7 @@ const number = (value, digits = 2) => {
 };
 const thousands = (count) => count.toLocaleString("en");
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const describe = (share) => (share < 0.9995 ? percent(share) : "over 99.9 %"); // never 100 %
 
 let network; // what `unpack` returns, once it is unpacked
 let shown = null; // what `run` made of the drawing; null where there is none
@@ -125,7 +126,7 @@ function show(result) {
     row.children[3].textContent = result ? number(result.logits[i], 1) : "";
   });
   find("#digit").textContent = result ? network.classes[best] : "?";
-  find("#sure").textContent = result ? `${percent(probabilities[best])} sure` : "";
+  find("#sure").textContent = result ? `${describe(probabilities[best])} sure` : "";
   explain();
 }
 
@@ -308,8 +309,8 @@ function placeMarks(kept) {
 
 // A stroke is a list of points [x, y], in shares of the paper's side.
 const arc = (x, y, width, height, from, to) =>
-  Array.from({ length: 17 }, (_, i) => {
-    const angle = ((from + ((to - from) * i) / 16) * Math.PI) / 180;
+  Array.from({ length: 33 }, (_, i) => {
+    const angle = ((from + ((to - from) * i) / 32) * Math.PI) / 180;
     return [x + width * Math.cos(angle), y + height * Math.sin(angle)];
   });
 const EXAMPLES = [
