@@ -49,7 +49,7 @@ STOPWATCH = """() => {
 
 
 def arc(x: float, y: float, width: float, height: float, start: int, end: int) -> list[list[float]]:
-    """A part of an ellipse, in shares of the paper's side; angles in degrees, clockwise."""
+    """Return a part of an ellipse, in shares of the paper's side; angles in degrees, clockwise."""
     angles = [math.radians(start + (end - start) * i / 40) for i in range(41)]
     return [[x + width * math.cos(a), y + height * math.sin(a)] for a in angles]
 

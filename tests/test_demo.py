@@ -44,7 +44,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def model(sample_checkpoint):
-    return checkpoint.build_model(checkpoint.load(sample_checkpoint))
+    return checkpoint.load(sample_checkpoint).build_model()
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,7 @@ def proxies():
 def port(sample_checkpoint):
     port = free_port()
     before = proxies()
-    page = demo.start(
-        checkpoint.build_model(checkpoint.load(sample_checkpoint)), port, open_browser=False
-    )
+    page = demo.start(checkpoint.load(sample_checkpoint).build_model(), port, open_browser=False)
     assert proxies() == before
     yield port
     page.close()

@@ -295,7 +295,7 @@ def test_warnings_are_as_they_were(sample_checkpoint, tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"  # of which Pillow warns
     for i in range(64):
         Image.fromarray(255 - enlarged(TEN[7])).save(tmp_path / f"{i}.png", exif=exif)
-    model = checkpoint.build_model(checkpoint.load(sample_checkpoint))
+    model = checkpoint.load(sample_checkpoint).build_model()
     names = [str(tmp_path / f"{i}.png") for i in range(64)]
     with warnings.catch_warnings():
         before = [*warnings.filters]
