@@ -70,7 +70,7 @@ def main() -> None:
         probe.bind((demo.HOST, 0))
         port = probe.getsockname()[1]
     use_one_thread()
-    model = checkpoint.build_model(checkpoint.load(args.ckpt))
+    model = checkpoint.load(args.ckpt).build_model()
     server = demo.start(model, port, open_browser=False)
 
     # One, two and three digits in turn: 7, 70, 701, and a clean sheet.

@@ -87,7 +87,7 @@ class Reader:
     """The networks of several checkpoints, each read by itself, their accuracies averaged."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        models = [checkpoint.build_model(checkpoint.load(path)) for path in paths]
+        models = [checkpoint.load(path).build_model() for path in paths]
         self.readers = [make_reader(model) for model in models]
 
     def right(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -429,7 +429,9 @@ def draw_digits(
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     cell = 0.9 if max(len(label) for label in labels) < 8 else 1.3  # inches
-    figure = new_figure(cell * columns + 0.3, (cell + 0.22) * rows + (0.45 if title else 0.15))
+    figure = new_figure(
+        max(cell * columns + 0.3, 3.2), (cell + 0.22) * rows + (0.45 if title else 0.15)
+    )
     if title:
         figure.suptitle(title, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -557,7 +559,8 @@ def draw_features(
     number, top, left = patch
     side = len(pixels)
     width = 10.0
-    heights = [2.3, 2.6, *(map_rows(len(some)) * 9.4 / map_columns(len(some)) for some in maps), 3]
+    sides = [min(1.0, width / map_columns(len(some))) for some in maps]  # of a map, in inches
+    heights = [2.3, 2.6, *(map_rows(len(some)) * side for some, side in zip(maps, sides)), 3]
     heights = [height + 0.3 for height in heights]
     figure = new_figure(width, sum(heights) + 0.4, window)
     if window:
@@ -631,7 +634,7 @@ def draw_filters(filters: Floats, title: str = "") -> "Figure":
     """Draw filters (F, K, K) as pictures: white is 0."""
     columns = map_columns(len(filters))
     rows = math.ceil(len(filters) / columns)
-    figure = new_figure(0.6 * columns + 1, 0.58 * rows + (0.45 if title else 0.2))
+    figure = new_figure(max(0.6 * columns + 1, 3.2), 0.58 * rows + (0.45 if title else 0.2))
     axes = figure.subplots()
     show_filters(axes, filters, columns)
     axes.set_title(title, parse_math=False)

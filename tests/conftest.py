@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import importlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -35,7 +36,13 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests run where they are asked for: by -m slow, or by naming a folder with MNIST."""
+    """Marks what needs a browser. Slow tests run where they are asked for.
+
+    That is by -m slow, or by naming a folder with MNIST.
+    """
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
     if "slow" in config.getoption("-m") or os.environ.get("MNIST_CNN_DATA_DIR"):
         return
     reason = "slow: run pytest -m slow, with the folder that has MNIST/raw in MNIST_CNN_DATA_DIR"
@@ -273,13 +280,15 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def forker(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Iterator["Forker"]:
+def forker(
+    tmp_path_factory: pytest.TempPathFactory, offline: None, small_sample: Path
+) -> Iterator["Forker"]:
     """Starts commands in processes that need not load PyTorch first (forked.py)."""
     if os.name == "nt":
         pytest.skip("Windows has no fork")
     from forked import Forker
 
-    server = Forker(tmp_path_factory.mktemp("forked"))
+    server = Forker(tmp_path_factory.mktemp("forked"), small_sample)
     yield server
     server.close()
 
@@ -357,6 +366,17 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tiny]:
 def tiny_mnist(make_tiny: Callable[[str], Tiny]) -> Tiny:
     """MNIST, shrunk."""
     return make_tiny("mnist")
+
+
+@pytest.fixture(scope="session")
+def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sample with 240 + 60 images, which the forker's commands take for it."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "MNIST" / "raw").mkdir(parents=True)
+    for split, count in (("train", 240), ("test", 60)):
+        for name, values in zip(FILES[split], load_split("sample", split, ""), strict=True):
+            (folder / "MNIST" / "raw" / name).write_bytes(pack_idx(values[:count]))
+    return folder
 
 
 # ------------------------------------------------------------------------------ mirrors
@@ -472,3 +492,27 @@ def serve_mirrors(
     yield serve
     for mirrors in running:
         mirrors.close()
+
+
+# ------------------------------------------------------------------------------ a browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER_OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium or Chrome, driven by Playwright; without one the test is skipped."""
+    from playwright.sync_api import sync_playwright
+
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip("needs a Chromium or Chrome on the PATH")
+    with sync_playwright() as running:
+        options = BROWSER_OPTIONS.split()
+        browser = running.chromium.launch(executable_path=executable, args=options)
+        yield browser
+        browser.close()

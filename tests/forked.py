@@ -5,7 +5,9 @@ measure them. Run as a program, this file is the process that is copied (by fork
 has not); `Forker`, in the tests, tells it what to start.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -22,6 +24,8 @@ import mnist_cnn
 from mnist_cnn.__main__ import main
 from mnist_cnn.datasets import SOURCES
 
+SAMPLE = SOURCES["sample"]
+
 # ------------------------------------------------------------------------------ in the tests
 
 
@@ -34,11 +38,16 @@ class Job:
         self.peak = 0  # bytes of memory, at most
         self.seconds = 0.0
 
+    def send(self, number: int) -> None:
+        """Sends it a signal, if it has not ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
     def wait(self, timeout: float = 120) -> int:
         """Waits until it has ended, or kills it; returns its exit status."""
         if self.status is None:
             assert self.server.stdout is not None
-            impatience = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
+            impatience = threading.Timer(timeout, self.send, (signal.SIGKILL,))
             impatience.start()
             answer = json.loads(self.server.stdout.readline())
             impatience.cancel()
@@ -68,16 +77,22 @@ class Job:
 class Forker:
     """A process that has loaded PyTorch, and starts one command after the other as a copy."""
 
-    def __init__(self, folder: Path) -> None:
-        """Starts it; what its commands print goes to files in a folder."""
+    def __init__(self, folder: Path, small: Path) -> None:
+        """Starts it.
+
+        Args:
+            folder: what its commands print goes to files in it.
+            small: the folder of a sample with 240 + 60 images.
+        """
         self.folder = folder
         package = str(Path(mnist_cnn.__file__).parents[1])
         single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.server = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, str(small), str(folder)],
             env={**os.environ, **single, "PYTHONPATH": package, "PYTHONIOENCODING": "utf-8"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             encoding="utf-8",
         )
         self.started = 0
@@ -107,27 +122,40 @@ class Forker:
 # ------------------------------------------------------------------------------ as the program
 
 
-def load_everything() -> None:
-    """Load what the commands load, so that their copies have it."""
-    import matplotlib.backends.backend_agg
-    import torch
+def load_everything(small: str, folder: str) -> None:
+    """Load what the commands load, and do once what takes longer the first time.
 
-    import mnist_cnn.predict
-    import mnist_cnn.system.distributed
-    import mnist_cnn.train
-    import mnist_cnn.visualize  # noqa: F401
+    Args:
+        small: the folder of the small sample, which this process and its copies will know instead
+            of the real one.
+        folder: where to train for a moment.
+    """
+    for name in ("predict", "train", "visualize", "system.distributed"):
+        importlib.import_module(f"mnist_cnn.{name}")
+    importlib.import_module("torch").set_num_threads(1)
+    use_sample(small)
+    options = "train --dataset sample --recipe fast --batch-size 100 --device cpu --quiet --out-dir"
+    main([*options.split(), f"{folder}/first"])
 
-    torch.set_num_threads(1)
+
+def use_sample(folder: str) -> None:
+    """Take 240 + 60 images in a folder for the sample."""
+    counts = {"train": 240, "test": 60}
+    SOURCES["sample"] = dataclasses.replace(
+        SOURCES["sample"], folder=Path(folder), counts=counts, validation=40
+    )
 
 
 def prepare(
-    sample: str = "", memory: int = 0, file_size: int = -1, signals: tuple[int, ...] = (),
-    at_event: int = 0, at_cpu_seconds: float = 0, at_text: str = "",
+    real_sample: bool = False, real_pictures: bool = False, memory: int = 0, file_size: int = -1,
+    signals: tuple[int, ...] = (), at_event: int = 0, at_cpu_seconds: float = 0, at_text: str = "",
 ) -> None:  # fmt: skip
     """Set limits and traps in the process that will run a command.
 
     Args:
-        sample: a folder with a smaller sample: 240 + 60 images.
+        real_sample: use it; otherwise, the small one.
+        real_pictures: draw them, though it takes longer than all else; otherwise, write something
+            in their place.
         memory: bytes that it may ask for beyond what it has when it starts.
         file_size: bytes that a file may have; then writing fails as on a full disk.
         signals: what it sends itself, all at once, ...
@@ -136,11 +164,11 @@ def prepare(
         at_text: ... has printed a text on stderr.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sample:
-        counts = {"train": 240, "test": 60}
-        SOURCES["sample"] = dataclasses.replace(
-            SOURCES["sample"], folder=Path(sample), counts=counts, validation=40
-        )
+    if real_sample:
+        SOURCES["sample"] = SAMPLE
+    if not real_pictures:
+        visualize = importlib.import_module("mnist_cnn.visualize")
+        visualize.save = lambda figure, suffix: b"a picture"
     if memory:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
@@ -216,7 +244,8 @@ def run_job(arguments: list[str], cwd: str, out: str, err: str, settings: dict[s
 
 def serve() -> None:
     """Run the commands that stdin names, each in a copy of this process."""
-    load_everything()
+    with contextlib.redirect_stdout(sys.stderr):
+        load_everything(*sys.argv[1:])
     for line in sys.stdin:
         job = json.loads(line)
         start = time.monotonic()

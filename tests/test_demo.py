@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -20,12 +19,6 @@ import pytest
 from PIL import Image
 
 from mnist_cnn import Error, checkpoint, data, demo
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run"
-)
 
 ANSWER = ".answer[role=status][aria-live=polite]"  # what a screen reader is told when it changes
 
@@ -51,7 +44,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def model(sample_checkpoint):
-    return checkpoint.build_model(checkpoint.load(sample_checkpoint))
+    return checkpoint.load(sample_checkpoint).build_model()
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +68,6 @@ def address(model, connections):
         server = demo.start(model, port, open_browser=False)
         yield f"http://{demo.HOST}:{port}"
         server.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip("needs a Chromium or Chrome on the PATH")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=executable, args=OPTIONS.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pictures import DIGITS, FIVE
 from mnist_cnn.handwriting.arrays import cropped
 from mnist_cnn.handwriting.digit import (
     centre_mass,
+    erode,
     fit_box,
     keep_digit,
     mend_strokes,
@@ -56,3 +57,14 @@ def test_centre_of_mass_is_in_the_middle_and_nothing_is_cut_off():
         assert abs(moments["m10"] / moments["m00"] - 14) <= 0.5
         assert abs(moments["m01"] / moments["m00"] - 14) <= 0.5
         assert centred.sum() == moved.sum()
+
+
+@pytest.mark.parametrize("radius", [0, 1, 4, 17, 40, 80])
+@pytest.mark.parametrize("shape", [(160, 160), (160, 90), (31, 160), (160, 1)])
+def test_erosion_is_opencvs_own(radius, shape):
+    ink = np.random.default_rng(radius).integers(0, 256, shape, np.uint8)
+    ink = np.where(cv2.GaussianBlur(ink, (0, 0), 9) > 125, ink | 128, ink)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    paper = radius + 1
+    expected = cv2.erode(np.pad(ink, paper), disc)[paper:-paper, paper:-paper]
+    assert (erode(ink, disc) == expected).all()

@@ -1,12 +1,17 @@
 """Pictures of digits become what MNIST would have made of them: the whole way."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from pictures import DIGITS, FIVE, TEN, as_photo, enlarged, likeness, on_paper, ruled
 
+import mnist_cnn
 from mnist_cnn import Error
 from mnist_cnn.handwriting import NEEDED, STEPS, find_digits, prepare
 
@@ -111,3 +116,43 @@ def test_one_colour_has_no_ink(level):
     for make in (prepare, find_digits):
         with pytest.raises(Error, match="no ink"):
             make(picture)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        [[0, 255]],
+        None,
+        np.zeros((28, 28)),
+        np.zeros((28, 28), np.int64),
+        np.zeros((28, 28), bool),
+        np.zeros((28, 28, 3), np.uint8),
+        np.zeros((1, 28, 28), np.uint8),
+        np.zeros((0, 28), np.uint8),
+    ],
+    ids=repr,
+)
+def test_what_is_no_grey_picture_is_refused(picture):
+    for make in (prepare, find_digits):
+        with pytest.raises(ValueError, match=r"uint8 array \(H, W\)"):
+            make(picture)
+
+
+def test_any_layout_in_memory_will_do():
+    picture = as_photo(on_paper(FIVE))
+    turned = np.asfortranarray(picture)
+    assert (prepare(turned).image == prepare(picture).image).all()
+    assert (prepare(picture[::-1][::-1]).image == prepare(picture).image).all()
+    assert find_digits(turned)[0].box == find_digits(picture)[0].box
+
+
+def test_importing_changes_nothing():
+    program = (
+        "import os, cv2; cv2.setNumThreads(3); before = dict(os.environ)\n"
+        "import mnist_cnn.handwriting, mnist_cnn.predict, mnist_cnn.demo\n"
+        "assert cv2.getNumThreads() == 3 and dict(os.environ) == before"
+    )
+    root = str(Path(mnist_cnn.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": root}
+    )

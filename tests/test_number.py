@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from pictures import TEN, likeness, page_of
 
+from mnist_cnn import Error
 from mnist_cnn.handwriting import find_digits
 
 
@@ -57,3 +58,34 @@ def test_the_network_decides_about_cuts():
 
     assert len(find_digits(page, sees_one_wide_digit)) == 1
     assert len(find_digits(page, lambda images: np.ones((len(images), 10)))) > 1
+
+
+def test_noise_is_refused():
+    page = np.full((900, 900), 255, np.uint8)
+    page[10:890:44, 10:890:44] = 0  # 400 dots
+    page = 255 - cv2.dilate(255 - page, np.ones((9, 9), np.uint8))
+    with pytest.raises(Error, match="more than 300 pieces of ink"):
+        find_digits(page)
+
+
+def test_ink_that_is_in_specks_beside_large_faint_strokes_is_none():
+    page = np.full((1024, 1024), 255, np.uint8)
+    for x in range(20, 1000, 24):
+        cv2.line(page, (x, 500), (x + 30, 700), 115, 1)
+    cv2.rectangle(page, (500, 100), (561, 161), 0, -1)
+    with pytest.raises(Error, match="no ink"):
+        find_digits(page)
+
+
+def test_what_the_network_is_sure_of_is_not_cut():
+    page, _ = page_of([[TEN[0], TEN[6]]], gap=-1)
+    asked = []
+
+    def sure(images):
+        asked.append(len(images))
+        return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)]
+
+    assert len(find_digits(page, sure)) == 2  # as wide as two digits, it cannot be one
+    asked.clear()
+    digit, _ = page_of([[TEN[0]]])
+    assert len(find_digits(digit, sure)) == 1 and sum(asked) == 1

@@ -1,9 +1,13 @@
 """Files of every kind become grey pixels, or an error in one line."""
 
+import contextlib
+import os
+import warnings
+
 import numpy as np
 import pytest
 from pictures import FIVE, TEN, enlarged, likeness, on_paper
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mnist_cnn import Error
 from mnist_cnn.handwriting import prepare, read_picture
@@ -38,7 +42,7 @@ def test_strokes_on_a_sheet_with_transparent_corners_stay_on_white():
     pixels = np.full((280, 280, 4), 255, np.uint8)
     pixels[..., :3] = 255 - enlarged(FIVE)[..., None]
     pixels[:30, :30, 3] = 0
-    assert to_grey(Image.fromarray(pixels))[0, 0] == 255
+    assert to_grey(Image.fromarray(pixels)).getpixel((0, 0)) == 255
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
@@ -58,7 +62,8 @@ def test_every_mode(tmp_path, mode):
 
 def test_sixteen_bit_of_which_twelve_are_used():
     picture = (255 - enlarged(FIVE)).astype(np.uint16) * 16
-    assert np.abs(to_grey(Image.fromarray(picture)).astype(int) - (255 - enlarged(FIVE))).max() <= 1
+    grey = np.array(to_grey(Image.fromarray(picture)))
+    assert np.abs(grey.astype(int) - (255 - enlarged(FIVE))).max() <= 1
 
 
 def test_palette_with_a_transparent_colour(tmp_path):
@@ -82,8 +87,9 @@ def test_first_frame_of_an_animation(tmp_path):
 def test_coloured_ink_is_seen(ink, paper):
     share = enlarged(FIVE)[..., None] / 255
     picture = Image.fromarray((share * ink + (1 - share) * paper).astype(np.uint8))
-    assert np.ptp(to_grey(picture)) > 190
-    assert likeness(prepare(to_grey(picture)).image, FIVE) > 0.9
+    grey = np.array(to_grey(picture))
+    assert np.ptp(grey) > 190
+    assert likeness(prepare(grey).image, FIVE) > 0.9
 
 
 def test_one_pixel(tmp_path):
@@ -142,4 +148,72 @@ def test_decompression_bomb_is_refused_before_decoding(tmp_path):
     Image.new("1", (12_000, 10_000)).save(file)
     head = file.read_bytes()
     file.write_bytes(head[:60])  # decoding it would complain of a damaged file
-    assert_refused(file, "80 million pixels")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, which says the same
+        assert_refused(file, "80 million pixels")
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("Failed to decode\nframe 0"), IndexError()])
+def test_whatever_a_decoder_raises_is_the_files_error(tmp_path, problem):
+    """Also what no decoder is known to raise today."""
+
+    class Broken(ImageFile.ImageFile):
+        format = "PNG"
+
+        def _open(self):
+            self._size, self._mode = (9, 9), "L"
+
+        def load(self):
+            raise problem
+
+    path = tmp_path / "digit.png"
+    path.write_bytes(b"whatever")
+    opened, accept = Image.OPEN["PNG"]
+    Image.register_open("PNG", Broken, lambda prefix: True)
+    try:
+        said = "Failed to decode frame 0" if str(problem) else "IndexError"
+        assert_refused(path, rf"damaged or cut off \({said}\)")
+    finally:
+        Image.register_open("PNG", opened, accept)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes and symbolic links")
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("pipe.png")
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert_refused(tmp_path / "pipe.png", "no regular file")
+    assert_refused(tmp_path / "link.png", "no regular file")
+    assert_refused(tmp_path / "a.png", "cannot be read")
+
+
+def test_names_are_told_in_one_line(tmp_path):
+    with pytest.raises(Error) as refused:
+        read_picture(tmp_path / "two\nlines\x1b[2J\udcff.png")
+    assert r"two\nlines\x1b[2J\udcff.png does not exist" in str(refused.value)
+    with pytest.raises(Error, match="cannot be read"):
+        read_picture("no\0name.png")
+    with pytest.raises(Error, match="cannot be read"):
+        read_picture(tmp_path / f"{'long' * 99}.png")
+
+
+def test_a_large_photo_waits_for_room(tmp_path):
+    """And gives the room back, whether it can be decoded or not."""
+    whole, half = tmp_path / "whole.png", tmp_path / "half.png"
+    Image.fromarray(on_paper(FIVE).astype(np.uint8)).save(whole)
+    half.write_bytes(whole.read_bytes()[:900])
+    entered, left = [], []
+
+    @contextlib.contextmanager
+    def room(pixels):
+        entered.append(pixels)
+        try:
+            yield
+        finally:
+            left.append(pixels)
+
+    assert read_picture(whole, room).shape == (360, 420)
+    with pytest.raises(Error):
+        read_picture(half, room)
+    assert entered == left == [360 * 420] * 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import struct
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mnist_cnn import Error
 from mnist_cnn.handwriting.arrays import Grey, above_surroundings
@@ -21,6 +20,17 @@ from mnist_cnn.handwriting.arrays import Grey, above_surroundings
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")  # EPS would run code
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO 23008-12
 MAX_PIXELS = 80_000_000  # a 6000x8000 photograph and half as much again
+
+# What turns a picture upright, by its EXIF orientation (Exif 2.32, section 4.6.4, tag 274).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # A number of pixels -> a context in which there is room to decode them.
 Room: TypeAlias = Callable[[int], AbstractContextManager[object]]
@@ -89,11 +99,13 @@ def decode(
     Image.init()
     known = [name for name in formats if name in Image.OPEN]
     try:
-        with Image.open(file, formats=known) as image:
-            if not fits(image.width, image.height):
-                raise TooLarge
-            with room(image.width * image.height):
-                return to_grey(image)
+        image = Image.open(file, formats=known)
+        if not fits(image.width, image.height):
+            raise TooLarge
+        with room(image.width * image.height):
+            plane = to_grey(image)
+            del image  # in colour, it takes four times as much memory as its grey pixels
+            return np.array(plane)
     except (TooLarge, Image.DecompressionBombError):
         raise TooLarge from None
     except Exception as problem:  # each decoder has its own way to fail: none may end a batch
@@ -130,29 +142,37 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in kinds else c for c in text)
 
 
-def to_grey(image: Image.Image) -> Grey:
-    """Return a Pillow image of any mode as grey pixels, turned upright by its EXIF orientation.
+def to_grey(image: Image.Image) -> Image.Image:
+    """Return a Pillow image of any mode as a grey one, turned upright by its EXIF orientation.
 
     Colour becomes grey so that coloured ink stays visible: of luminance, red, green and blue the
     one in which the picture shows most contrast (yellow on white shows in blue alone).
     """
-    with contextlib.suppress(struct.error):  # metadata that are damaged turn nothing
-        image = ImageOps.exif_transpose(image)
+    image.load()  # after which some decoders have turned it
+    turn = None
+    with contextlib.suppress(Exception):  # damaged metadata, whatever they raise, turn nothing
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    grey = find_plane(image)
+    return grey if turn is None else grey.transpose(turn)
+
+
+def find_plane(image: Image.Image) -> Image.Image:
+    """Return the grey image in which most is seen of one of any mode."""
     if image.mode.startswith("I") or image.mode == "F":
         # The file does not say how many bits are used: what exceeds 8 is scaled by its brightest.
         values = np.nan_to_num(np.array(image, np.float32), copy=False)
         values *= 255 / max(255.0, float(values.max()))
-        return np.clip(values, 0, 255, out=values).astype(np.uint8)
+        return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = on_paper(image.convert("RGBA"))
+        image = on_paper(image if image.mode == "RGBA" else image.convert("RGBA"))
     if image.mode in ("1", "L"):
-        return np.array(image.convert("L"))
-    image = image.convert("RGB")
+        return image if image.mode == "L" else image.convert("L")
+    if image.mode != "RGB":  # conversion to what it is would copy it
+        image = image.convert("RGB")
     contrasts = [contrast(plane) for plane in planes(thumbnail(image))]
     contrasts[0] *= 1.25  # luminance has the least noise: leave it only for a clear gain
-    # Of a large photo, all four planes together would take more memory than the photo.
     best = int(np.argmax(contrasts))
-    return np.array(image.getchannel(best - 1) if best else image.convert("L"))
+    return image.getchannel(best - 1) if best else image.convert("L")
 
 
 def on_paper(image: Image.Image) -> Image.Image:

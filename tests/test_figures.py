@@ -1,0 +1,332 @@
+"""Figures: one style, nothing overlaps or is cut off, the numbers are those given."""
+
+import dataclasses
+import io
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from mnist_cnn import visualize
+from mnist_cnn.checkpoint import Plan, load_run
+from mnist_cnn.datasets import CLOTHES, DIGITS
+from mnist_cnn.recipes import RECIPES
+from mnist_cnn.train import learning_rates
+
+DIGIT = np.zeros((28, 28), np.uint8)
+DIGIT[4:24, 12:16] = 230  # something like a one
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> Iterator[None]:
+    """matplotlib warns of characters that its font lacks and of layouts that do not fit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def noise(*shape: int) -> np.ndarray:
+    """Numbers on both sides of 0, the same every time."""
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def pixels(*shape: int) -> np.ndarray:
+    """Numbers in [0, 1], the same every time."""
+    return np.random.default_rng(1).random(shape)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def features(filters: int, maps: tuple[int, int], classes: list[str], **changes: object) -> Figure:
+    weights, patch = noise(filters, 5, 5), noise(5, 5)
+    given = {
+        "image": DIGIT,
+        "filters": weights,
+        "patch": (filters - 1, 3, 11),
+        "pixels": patch,
+        "bias": -0.125,
+        "response": float((patch * weights[-1]).sum()) - 0.125,
+        "maps": [pixels(maps[0], 12, 12), pixels(maps[1], 4, 4)],
+        "probabilities": softmax(noise(10)),
+        "occlusion": pixels(28, 28),
+        "square": 9,
+        "classes": classes,
+        "title": "fashion-mnist, test split: image 9999, in truth T-shirt/top",
+    }
+    return visualize.draw_features(**(given | changes))
+
+
+def reliability(n: int) -> Figure:
+    sure = np.linspace(0.05, 1, n)
+    right = np.clip(sure - 0.1, 0, 1)
+    intervals = [(max(0, one - 0.2), min(1, one + 0.1)) for one in right]
+    return visualize.draw_reliability(sure, right, intervals, [10**i for i in range(n)], "a title")
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "features": lambda: features(24, (24, 32), DIGITS),
+    "features of best": lambda: features(32, (32, 64), CLOTHES),
+    "features of few": lambda: features(2, (2, 3), CLOTHES),
+    "digits": lambda: visualize.draw_digits([DIGIT] * 30, DIGITS * 3),
+    "one digit": lambda: visualize.draw_digits([DIGIT], ["7"], title="the only one"),
+    "clothes": lambda: visualize.draw_digits([DIGIT] * 10, CLOTHES, columns=5, title="clothes"),
+    "filters": lambda: visualize.draw_filters(noise(24, 5, 5), "conv1.weight"),
+    "one filter": lambda: visualize.draw_filters(noise(1, 3, 3)),
+    "patch": lambda: visualize.draw_patch(np.ones((3, 3)), np.eye(3), 0.5, 3.5),
+    "augmentations": lambda: visualize.draw_augmentations(
+        DIGIT, {"rotate": pixels(16, 28, 28), "all": pixels(16, 28, 28)}
+    ),
+    "dropout": lambda: visualize.draw_dropout(
+        DIGIT, softmax(np.arange(10.0)), softmax(noise(20, 10)), DIGITS
+    ),
+    "dropout of clothes": lambda: visualize.draw_dropout(
+        DIGIT, softmax(np.arange(10.0)), softmax(noise(7, 10)), CLOTHES
+    ),
+    "rates": lambda: visualize.draw_rates(list(np.linspace(0.1, 0.0, 50)), 5),
+    "one rate": lambda: visualize.draw_rates([0.004], 1),
+    "curves": lambda: visualize.draw_curves(
+        list(np.linspace(2, 0.1, 60)), list(np.linspace(0.004, 0, 60)), [0.5, 0.2, 0.1],
+        [0.9, 0.97, 0.98], [0.95, 0.985, 0.99],
+    ),
+    "one run": lambda: visualize.draw_runs({"alone": [90, 95]}),
+    "three runs": lambda: visualize.draw_runs(
+        {"rate 0.00001": [20, 30, 40], "rate 0.001": [95, 97, 98], "rate 0.1": [10, 11, 10]}
+    ),
+    "seven runs": lambda: visualize.draw_runs({f"run {i}": [i, 2 * i] for i in range(7)}),
+    "weight": lambda: visualize.draw_loss_along_weight(
+        [-1, 0, 1], [2.0, 1.0, 4.0], 0.0, 1.0, 1.5, "conv1.weight[7, 0, 2, 2]"
+    ),
+    "reliability": lambda: reliability(10),
+    "reliability of one bin": lambda: reliability(1),
+    "confusion": lambda: visualize.draw_confusion(np.diag([500] * 10), CLOTHES, "none"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def figure(request: pytest.FixtureRequest) -> Figure:
+    drawn = FIGURES[request.param]()
+    FigureCanvasAgg(drawn)
+    drawn.canvas.draw()
+    return drawn
+
+
+def words_and_pictures(part: Figure) -> dict[str, Bbox]:
+    """Where everything is that must neither overlap nor be cut off, in pixels."""
+    part.canvas.draw()
+    found: dict[str, Bbox] = {}
+
+    def add(text: Text) -> None:
+        if text.get_visible() and text.get_text():
+            found[f"{text.get_text()} ({len(found)})"] = text.get_window_extent()
+
+    for parent in (part, *part.subfigs):
+        for text in (parent._suptitle, parent._supxlabel, parent._supylabel):
+            if text is not None:
+                add(text)
+    for axes in part.get_axes():
+        for text in (axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label):
+            add(text)
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for place, label in zip(axis.get_majorticklocs(), axis.get_majorticklabels()):
+                if axes.axison and low <= place <= high:
+                    add(label)
+        if axes.get_legend():
+            found[f"legend ({len(found)})"] = axes.get_legend().get_window_extent()
+        found[f"axes ({len(found)})"] = axes.get_window_extent()
+    return found
+
+
+def test_nothing_overlaps_and_nothing_is_cut_off(figure: Figure) -> None:
+    found = words_and_pictures(figure)
+    assert found
+    slack = 1.5  # pixels of 100 in an inch: frames are lines, and letters have white around them
+    for name, box in found.items():
+        assert box.x0 >= -slack and box.x1 <= figure.bbox.x1 + slack, name
+        assert box.y0 >= -slack and box.y1 <= figure.bbox.y1 + slack, name
+    names = list(found)
+    for i, first in enumerate(names):
+        for second in names[:i]:
+            a, b = found[first], found[second]
+            wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+            high = min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert wide <= slack or high <= slack, (first, second)
+
+
+def test_letters_are_large_enough_where_a_page_shows_the_picture(figure: Figure) -> None:
+    scale = min(1.0, 800 / 72 / figure.get_size_inches()[0])  # CSS pixels in a point, or less
+    for text in figure.findobj(Text):
+        if text.get_text():
+            assert text.get_fontsize() * scale >= 7, text
+
+
+def test_a_picture_is_opaque_with_a_white_margin_whatever_the_users_settings(
+    figure: Figure,
+) -> None:
+    picture = np.asarray(Image.open(io.BytesIO(visualize.save(figure, ".png"))).convert("RGBA"))
+    assert picture[..., 3].min() == 255
+    assert picture.shape[1] > 400
+    rim = 9  # a dot or two more than a twentieth of an inch
+    for side in (picture[:rim], picture[-rim:], picture[:, :rim], picture[:, -rim:]):
+        assert side.min() == 255
+
+
+def test_the_users_own_settings_change_nothing_and_stay() -> None:
+    plain = visualize.save(FIGURES["weight"](), ".png")
+    own = {"figure.facecolor": "black", "font.size": 20, "savefig.bbox": "tight",
+           "axes.titlecolor": "red", "savefig.transparent": True}  # fmt: skip
+    with matplotlib.rc_context(own):
+        assert visualize.save(FIGURES["weight"](), ".png") == plain
+        for key, value in own.items():
+            assert matplotlib.rcParams[key] == value
+
+
+def test_colours_are_told_apart_in_grey_print() -> None:
+    """Below and above 0 differ: their greys are not the same on either side."""
+    below, _, above = (
+        np.dot(visualize.signed_colours()(share)[:3], (0.3, 0.59, 0.11))
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert above - below > 0.3
+
+
+# ------------------------------------------------------------------------------ what they show
+
+
+def texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_features_show_the_whole_way() -> None:
+    figure = features(24, (24, 32), DIGITS, title="$a$ title")
+    shown = texts(figure)
+    for words in ("$a$ title", "24 filters", "24 feature maps", "32 feature maps", "12 x 12"):
+        assert words in shown
+    image = next(axes for axes in figure.get_axes() if axes.images)
+    assert np.allclose(image.images[0].get_array(), DIGIT / 255)
+    (box,) = image.patches  # around the patch
+    assert (box.get_x(), box.get_y(), box.get_width()) == (10.5, 2.5, 5)
+
+
+def test_bars_and_the_title_tell_the_answer() -> None:
+    probabilities = np.full(10, 0.01)
+    probabilities[9] = 0.91
+    figure = features(2, (2, 2), CLOTHES, probabilities=probabilities)
+    (bars,) = (axes for axes in figure.get_axes() if axes.get_xlabel() == "probability")
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx(list(probabilities))
+    assert [label.get_text() for label in bars.get_yticklabels()] == CLOTHES
+    assert "Ankle boot, 91.0%" in bars.get_title()
+
+
+@pytest.mark.parametrize("bias", [0.124, -0.126, 0.0, 0.3333])
+def test_the_sum_is_shown_with_figures_that_add_up(bias: float) -> None:
+    patch, weights = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.5, -0.25], [0.1, 0.371]])
+    figure = visualize.draw_patch(patch, weights, bias, 1.784 + bias)
+    shown = texts(figure).replace("\u2212", "-")
+    for number in ("1.00", "-0.25", "0.37", "1.48", "-0.50"):
+        assert f"{number}\n" in shown
+    sentence = next(line for line in shown.splitlines() if "bias" in line).split(":")[1]
+    total, sign, constant, _, response = sentence.split()
+    constant = float(constant) * (-1 if sign == "-" else 1)
+    assert float(total) == pytest.approx(1.784, abs=0.006)
+    assert constant == pytest.approx(bias, abs=0.006)
+    assert float(total) + constant == pytest.approx(float(response), abs=1e-9)
+
+
+def test_a_row_shows_the_digit_and_its_variants() -> None:
+    variants = pixels(3, 28, 28)
+    figure = visualize.draw_augmentations(DIGIT, {"shift": variants, "all": 1 - variants})
+    (axes,) = figure.get_axes()
+    sheet = axes.images[0].get_array()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["shift", "all"]
+    assert np.allclose(sheet[:28, :28], DIGIT / 255)
+    assert np.allclose(sheet[29:57, :28], DIGIT / 255)
+    assert np.allclose(sheet[29:57, 58:86], 1 - variants[1])
+
+
+def test_dropout_shows_every_pass() -> None:
+    passes = softmax(noise(20, 10))
+    figure = visualize.draw_dropout(DIGIT, passes[0], passes, DIGITS)
+    bars = [[bar.get_height() for bar in axes.patches] for axes in figure.get_axes()]
+    shown = [heights for heights in bars if heights]
+    assert np.allclose(shown, [passes[0], *passes])
+
+
+def test_a_run_stands_before_the_others() -> None:
+    runs = {"$small$": [10.0, 20.0], "right": [90.0, 98.0]}
+    figure = visualize.draw_runs(runs)
+    for axes, (title, values) in zip(figure.get_axes(), runs.items()):
+        assert axes.get_title() == title
+        *others, own = axes.lines
+        assert list(own.get_ydata()) == values
+        assert len(others) == 2 and own.get_color() != others[0].get_color()
+
+
+def test_curves_show_the_rate_of_every_step() -> None:
+    rates = [0.1, 0.4, 0.2, 0.0]
+    figure = visualize.draw_curves([2.0, 1.5, 1.2, 1.0], rates, [1.4, 1.0], [0.5, 0.6], [0.6, 0.7])
+    (axes,) = (axes for axes in figure.get_axes() if axes.get_ylabel() == "learning rate")
+    assert list(axes.lines[0].get_ydata()) == rates
+    assert list(axes.lines[0].get_xdata()) == [0, 0.5, 1, 1.5]
+
+
+@pytest.mark.parametrize(("epochs", "images"), [(2, 12_800), (1, 128), (3, 256)])
+def test_the_rates_of_a_run_are_those_that_it_had(epochs: int, images: int) -> None:
+    recipe = dataclasses.replace(RECIPES["standard"], epochs=epochs)
+    rates = learning_rates(Plan(recipe, {}, "sample", 0, 0.13, 0.31, {}), images)
+    assert len(rates) == epochs * (images // 128)
+    assert max(rates) == pytest.approx(recipe.lr, rel=0.01)
+    if len(rates) > 100:  # up, then down to almost nothing
+        assert rates[0] < recipe.lr / 20 and rates[-1] < recipe.lr / 100
+
+
+def test_history_and_curve_agree(cli: Callable, tmp_path: Path) -> None:
+    options = "train --dataset sample --recipe fast --epochs 3 --device cpu --quiet --out-dir ."
+    assert cli(*options.split()).status == 0
+    assert (tmp_path / "curves.png").exists()
+    paused = load_run(tmp_path / "last.pt")
+    rates = learning_rates(paused.plan, 3600)
+    assert len(rates) == len(paused.losses)
+    ends = np.arange(1, 4) * len(rates) // 3 - 1
+    assert [rates[end] for end in ends] == pytest.approx([one.lr for one in paused.history])
+
+
+def test_a_slope_is_drawn_through_where_the_network_stands() -> None:
+    figure = visualize.draw_loss_along_weight([-1, 0, 1], [2.0, 1.0, 4.0], 0.5, 2.0, -3.0, "$w$")
+    (axes,) = figure.get_axes()
+    curve, point, tangent = axes.lines
+    assert list(curve.get_ydata()) == [2, 1, 4]
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (0.5, 2)
+    assert list(tangent.get_xdata()) == [0, 1] and list(tangent.get_ydata()) == [3.5, 0.5]
+    assert axes.get_xlabel() == "$w$"
+    assert "\u22123.0000" in texts(figure)
+
+
+def test_reliability_shows_bins_and_counts() -> None:
+    figure = visualize.draw_reliability([0.4, 0.9], [0.5, 1.0], [(0.1, 0.9), (0.9, 1.0)], [3, 99])
+    above, below = figure.get_axes()
+    points = above.containers[0].lines[0]
+    assert list(points.get_xdata()) == [0.4, 0.9] and list(points.get_ydata()) == [0.5, 1.0]
+    assert [bar.get_height() for bar in below.patches] == [3, 99]
+
+
+def test_matplotlib_is_loaded_when_a_figure_is_drawn() -> None:
+    code = (
+        "import sys; from mnist_cnn import visualize; assert 'matplotlib' not in sys.modules; "
+        "visualize.draw_rates([1.0], 1); assert 'matplotlib' in sys.modules; "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    package = Path(visualize.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=package, check=True)
