@@ -1,5 +1,6 @@
 """Checkpoints: what they hold, how they are written, and what is refused in their place."""
 
+import builtins
 import csv
 import os
 import pickle
@@ -489,10 +490,14 @@ def test_a_folder_is_told_from_a_file(cli: Callable, tmp_path: Path) -> None:
 def test_a_checkpoint_that_may_not_be_read_is_refused(
     sample_checkpoint: Path, cli: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied", str(sample_checkpoint))
+    real = builtins.open
 
-    monkeypatch.setattr(torch, "load", refuse)
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        if path == str(sample_checkpoint):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", refuse)
     cli("eval", "--ckpt", sample_checkpoint).assert_refused(str(sample_checkpoint), "permission")
 
 

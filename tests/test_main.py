@@ -19,7 +19,9 @@ from mnist_cnn.__main__ import build_parser, main
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.recipes import RECIPES
 
-COMMANDS = ("train", "eval", "show-predictions", "predict", "demo")
+COMMANDS = (
+    "train", "eval", "show-predictions", "predict", "demo", "show-features", "summary", "export",
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------ help, version
 
@@ -60,7 +62,7 @@ def options_of(command: str) -> dict[str, argparse.Action]:
         for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    assert set(COMMANDS) <= set(commands.choices)
+    assert set(commands.choices) == set(COMMANDS)
     return {
         name: action
         for action in commands.choices[command]._actions
@@ -81,6 +83,9 @@ DATA = {"--dataset", "--data-dir", "--device"}
         ("show-predictions", DATA | {"--ckpt", "--out", "--count", "--wrong"}),
         ("predict", {"images", "--ckpt", "--number", "--json", "--show-input", "--device"}),
         ("demo", {"--ckpt", "--port", "--device"}),
+        ("show-features", DATA | {"--ckpt", "--index", "--image", "--out"}),
+        ("summary", {"--ckpt", "--recipe"}),
+        ("export", {"file", "--ckpt"}),
     ],
 )  # fmt: skip
 def test_every_promised_option_is_there(command: str, expected: set[str]) -> None:
@@ -90,16 +95,18 @@ def test_every_promised_option_is_there(command: str, expected: set[str]) -> Non
 def test_recipes_and_data_sets_are_offered_by_name() -> None:
     assert tuple(options_of("train")["--recipe"].choices) == tuple(RECIPES)
     assert set(options_of("train")["--dataset"].choices) == {"auto", *SOURCES}
-    for command in ("eval", "show-predictions"):  # which never fall back
+    assert tuple(options_of("summary")["--recipe"].choices) == tuple(RECIPES)
+    for command in ("eval", "show-predictions", "show-features"):  # which never fall back
         assert set(options_of(command)["--dataset"].choices) == set(SOURCES)
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
     assert options_of("train")["--data-dir"].default == "data"
     assert options_of("train")["--device"].default == "auto"
-    for command in ("eval", "show-predictions", "predict", "demo"):
-        assert options_of(command)["--ckpt"].default == "checkpoints/best.pt"
-        assert options_of(command)["--ckpt"].const == "checkpoints/best.pt"
+    for command in COMMANDS[1:]:
+        ckpt = options_of(command)["--ckpt"]
+        assert ckpt.const == "checkpoints/best.pt"  # --ckpt without a value
+        assert ckpt.default == (None if command == "summary" else "checkpoints/best.pt")
     assert options_of("show-predictions")["--count"].default == 25
     assert options_of("demo")["--port"].default == 7860
 

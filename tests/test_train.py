@@ -108,6 +108,31 @@ def test_one_step_lowers_the_loss_markedly_and_moves_every_weight(seed: int, sam
         assert not torch.equal(old, new), weight
 
 
+def test_an_epoch_is_what_a_textbook_writes(sample: Split) -> None:
+    """Without augmentation, dropout and smoothing: Adam, a one-cycle rate, cross-entropy."""
+    split = first(sample, 120)
+    plan = make_plan(
+        split, seed=4, epochs=2, batch_size=20, dropout=(0.0, 0.0), augmentation=STILL, average=0.0
+    )
+    run = start_run(plan, 120, CPU)
+    net = copy.deepcopy(run.net)
+    optimizer = torch.optim.Adam(net.parameters(), betas=plan.recipe.betas)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, plan.recipe.lr, total_steps=12, cycle_momentum=False
+    )
+    for epoch in (1, 2):
+        run_epoch(run, split, epoch)
+        for batch in seed_epoch(4, epoch, 0, 120).split(20):
+            loss = F.cross_entropy(net(to_pixels(split.images[batch])), split.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    for expected, weight in zip(net.parameters(), run.net.parameters(), strict=True):
+        # Within rounding, of which Adam makes a small part of a step (0.004 at most).
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-4)
+
+
 def test_an_epoch_shows_every_image_once_but_those_left_over(sample: Split) -> None:
     split = Split(torch.arange(107, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 28, 28),
                   sample.labels[:107])  # fmt: skip
