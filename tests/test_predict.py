@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
@@ -163,15 +165,21 @@ def test_names_that_cannot_be_printed_are_escaped(
 
 def write_hostile(folder):
     """Files that want to be waited for, or to be large: each name, and what is said about it."""
-    Image.new("1", (12_000, 10_000)).save(folder / "bomb.png")
-    Image.new("1", (60_000, 60_000)).save(folder / "bomb.tif", compression="group4")
+    for suffix, place, order in (("png", 16, ">"), ("bmp", 18, "<")):
+        bomb = folder / f"bomb.{suffix}"
+        Image.new("L", (9, 9)).save(bomb)
+        content = bytearray(bomb.read_bytes())
+        content[place : place + 8] = struct.pack(f"{order}II", 30_000, 20_000)
+        if suffix == "png":
+            content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        bomb.write_bytes(content)
     Image.new("L", (1, 1), 255).save(folder / "dot.png")
     Image.new("L", (20_000, 1)).save(folder / "wide.png")
     Image.new("L", (1, 20_000)).save(folder / "high.png")
     (folder / "empty.png").touch()
     said = {
         "bomb.png": "million pixels",
-        "bomb.tif": "million pixels",
+        "bomb.bmp": "million pixels",
         "dot.png": "no ink",
         "wide.png": "no ink",
         "high.png": "no ink",
