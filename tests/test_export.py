@@ -112,7 +112,7 @@ def test_a_network_that_reads_no_digits_has_no_page(
 def test_a_network_too_wide_for_a_page_is_refused(
     cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
 ) -> None:
-    wide = write_checkpoint(tmp_path / "wide.pt", sample_checkpoint, (32, 64), 1024)
+    wide = write_checkpoint(tmp_path / "wide.pt", sample_checkpoint, BEST.channels, 576)
     cli("export", "page.html", "--ckpt", wide).assert_refused("too many weights", ".onnx")
     assert not (tmp_path / "page.html").exists()
 
