@@ -1,8 +1,9 @@
-"""Measures the package: whole runs by the commands that a user runs, and the parts of a step.
+"""Measure the package: whole runs by the commands that a user runs, and the parts of a step.
 
     python benchmarks/benchmark.py seeds --recipe fast --seeds 5    a recipe over several seeds
     python benchmarks/benchmark.py compare --epochs 5               ours and the usual tutorial
     python benchmarks/benchmark.py speed                            start-up, step, inference
+    python benchmarks/benchmark.py ladder                           from the tutorial to `fast`
     python benchmarks/benchmark.py plot                             a picture of their figures
 
 Each prints a table, and writes its figures into benchmarks/results/ as JSON. Machines are noisy:
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ladder import measure_ladder
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_cnn.augment import augment
@@ -43,7 +45,7 @@ RESULTS = HERE / "results"
 
 
 def main() -> None:
-    """Runs one of the measurements, or draws their figures."""
+    """Run one of the measurements, or draw their figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data-dir", default="data", help="default: data")
     modes = parser.add_subparsers(required=True)
@@ -59,6 +61,10 @@ def main() -> None:
     speed = modes.add_parser("speed", help="start-up, training step, inference")
     speed.add_argument("--device", default="auto")
     speed.set_defaults(measure=measure_speed, name=lambda args: "speed")
+    ladder = modes.add_parser("ladder", help="from the tutorial to `fast`, one change at a time")
+    ladder.add_argument("--dataset", default="mnist", choices=("mnist", "sample"))
+    ladder.add_argument("--turns", type=int, default=3, help="parts of the epoch; default: 3")
+    ladder.set_defaults(measure=measure_ladder, name=lambda args: "ladder")
     plot = modes.add_parser("plot", help="draw accuracy against seconds into docs/accuracy.png")
     plot.set_defaults(measure=None)
     args = parser.parse_args()
@@ -75,7 +81,7 @@ def main() -> None:
 
 
 def describe_machine() -> Figures:
-    """Processor, threads, GPU and versions, as they belong beside every figure."""
+    """Return processor, threads, GPU and versions, as they belong beside every figure."""
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -97,7 +103,7 @@ def describe_machine() -> Figures:
 
 
 def train_once(recipe: str, seed: int, data_dir: str, out_dir: str, device: str) -> Figures:
-    """One run of the command `train`: its accuracy and clocks as a user sees them, its memory."""
+    """Run the command `train`; return its accuracy and clocks as a user sees them, its memory."""
     command = [sys.executable, "-m", "mnist_cnn", "train", "--recipe", recipe, "--seed", str(seed)]
     command += ["--dataset", "mnist", "--data-dir", data_dir, "--out-dir", out_dir]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
@@ -125,7 +131,7 @@ def train_once(recipe: str, seed: int, data_dir: str, out_dir: str, device: str)
 
 
 def measure_seeds(args: argparse.Namespace) -> Figures:
-    """Mean, standard deviation and extremes of a recipe over seeds 0, 1, 2, ..."""
+    """Measure mean, standard deviation and extremes of a recipe over seeds 0, 1, 2, ..."""
     runs = []
     print(f"\n{args.recipe}: seed  test accuracy  validation  training  process  memory")
     for seed in range(args.seeds):
@@ -158,7 +164,7 @@ def measure_seeds(args: argparse.Namespace) -> Figures:
 
 
 def measure_compare(args: argparse.Namespace) -> Figures:
-    """In turn: one run of our `fast`, one epoch of the tutorial, and again."""
+    """Measure in turn one run of our `fast`, one epoch of the tutorial, and again."""
     ours: list[Figures] = []
     theirs: list[Figures] = []
     tutorial = subprocess.Popen(
@@ -209,18 +215,19 @@ def measure_compare(args: argparse.Namespace) -> Figures:
     for key in figures["ours"]:
         a, b = figures["ours"][key], figures["tutorial"][key]
         ratio = f"{max(a, b) / min(a, b):9.1f}x" if a and b and key != "accuracy" else ""
-        print(f"{key:20} {_short(a):>14} {_short(b):>14} {ratio}")
+        print(f"{key:20} {shorten(a):>14} {shorten(b):>14} {ratio}")
     return {**figures, "our_runs": ours, "tutorial_epochs": theirs}
 
 
-def _short(value: float | None) -> str:
+def shorten(value: float | None) -> str:
+    """Return a figure as text: a share up to 1 in percent."""
     if value is None:
         return "not reached"
     return f"{value:.2%}" if value <= 1 else f"{value:,.1f}"
 
 
 def draw_accuracy(path: Path) -> None:
-    """Test accuracy against seconds of training, of our recipes and of the tutorial's epochs."""
+    """Draw test accuracy against seconds of training: our recipes, and the tutorial's epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -264,11 +271,11 @@ def draw_accuracy(path: Path) -> None:
 
 
 def measure_speed(args: argparse.Namespace) -> Figures:
-    """Start-up, the parts of a training step, the share of the peak, and inference."""
+    """Measure start-up, the parts of a training step, the share of the peak, and inference."""
     device = choose_device(args.device)
     keep_freed_memory()
     figures: Figures = {"device": str(device)}
-    figures["help_seconds"] = min(_time_command(["--help"]) for _ in range(3))
+    figures["help_seconds"] = min(time_command(["--help"]) for _ in range(3))
     print(f"\n--help: {figures['help_seconds']:.2f} s")
 
     source = SOURCES["mnist"]
@@ -300,9 +307,9 @@ def measure_speed(args: argparse.Namespace) -> Figures:
             optimizer.step()
             update_average(averaged, net, 0.01)  # noqa: B023
 
-        cutting = _time(lambda: next(batches(split, order, size)), device)  # noqa: B023
-        augmenting = _time(lambda: augment(images, recipe.augmentation), device)  # noqa: B023
-        network = _time(step, device)
+        cutting = time_calls(lambda: next(batches(split, order, size)), device)  # noqa: B023
+        augmenting = time_calls(lambda: augment(images, recipe.augmentation), device)  # noqa: B023
+        network = time_calls(step, device)
         with FlopCounterMode(display=False) as counter:
             step()
         whole = cutting + augmenting + network
@@ -326,7 +333,7 @@ def measure_speed(args: argparse.Namespace) -> Figures:
     figures["inference"] = {}
     print("\ninference, images at a time and images/s:", end="")
     for size in (1, 10, 100, 1000, 10_000):
-        rate = size / _time(lambda: compute_logits(net, test[:size]), device)  # noqa: B023
+        rate = size / time_calls(lambda: compute_logits(net, test[:size]), device)  # noqa: B023
         figures["inference"][size] = rate
         print(f"  {size}: {rate:,.0f}", end="")
     print()
@@ -334,13 +341,13 @@ def measure_speed(args: argparse.Namespace) -> Figures:
 
 
 def measure_peak(device: torch.device) -> float:
-    """What the machine's matrix product reaches in float32, in GFLOP/s."""
+    """Measure what a matrix product reaches in float32, in GFLOP/s."""
     matrix = torch.randn(2048, 2048, device=device)
-    return 2 * 2048**3 / _time(lambda: matrix @ matrix, device) / 1e9
+    return 2 * 2048**3 / time_calls(lambda: matrix @ matrix, device) / 1e9
 
 
-def _time(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds for one call: the median of 5 rounds of at least 0.2 s, after a warm-up."""
+def time_calls(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of one call: the median of 5 rounds of at least 0.2 s, after a warm-up."""
 
     def run(calls: int) -> float:
         if device.type == "cuda":
@@ -357,7 +364,8 @@ def _time(function: Callable[[], object], device: torch.device) -> float:
     return statistics.median(run(calls) / calls for _ in range(5))
 
 
-def _time_command(arguments: list[str]) -> float:
+def time_command(arguments: list[str]) -> float:
+    """Return the seconds that a command of the package takes, as a whole."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "mnist_cnn", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -15,6 +15,7 @@ import statistics
 from playwright.sync_api import Page, sync_playwright
 
 from mnist_cnn import checkpoint, demo
+from mnist_cnn.handwriting import use_one_thread
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -51,13 +52,13 @@ def draw(page: Page, points: list[tuple[float, float]]) -> None:
 
 
 def circle(x: float, y: float) -> list[tuple[float, float]]:
-    """A closed round stroke about a centre."""
+    """Return a closed round stroke about a centre."""
     turns = [2 * math.pi * i / 24 for i in range(25)]
     return [(x + 0.1 * math.sin(t), y - 0.25 * math.cos(t)) for t in turns]
 
 
 def main() -> None:
-    """Times the strokes, the first apart, and prints the median and the worst."""
+    """Time the strokes, the first apart, and print the median and the worst."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", default="checkpoints/best.pt")
     parser.add_argument("--strokes", type=int, default=10)
@@ -68,7 +69,8 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind((demo.HOST, 0))
         port = probe.getsockname()[1]
-    model = checkpoint.build_model(checkpoint.load(args.ckpt))
+    use_one_thread()
+    model = checkpoint.load(args.ckpt).build_model()
     server = demo.start(model, port, open_browser=False)
 
     # One, two and three digits in turn: 7, 70, 701, and a clean sheet.
@@ -89,7 +91,7 @@ def main() -> None:
             page.wait_for_timeout(300)
         times: list[tuple[float, float]] = page.evaluate("window.times")
         browser.close()
-    server.close(verbose=False)
+    server.close()
 
     for name, column in (("changed", 0), ("on the screen", 1)):
         first, *rest = (time[column] for time in times)

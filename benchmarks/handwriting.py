@@ -26,14 +26,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from mnist_cnn import Error, checkpoint
 from mnist_cnn.data import load_split
-from mnist_cnn.handwriting import STEPS, find_digits, prepare, read_picture
+from mnist_cnn.handwriting import (
+    NEEDED,
+    STEPS,
+    find_digits,
+    prepare,
+    read_picture,
+    use_one_thread,
+)
 from mnist_cnn.predict import make_reader
 
 BLANK = np.zeros((28, 28), np.uint8)  # stands for a picture that could not be prepared
 
 
 def tutorial(path: Path) -> np.ndarray:
-    """What tutorials do: greyscale, resize to 28x28, invert if the border is light."""
+    """Do what tutorials do: greyscale, resize to 28x28, invert if the border is light."""
     grey = ImageOps.exif_transpose(Image.open(path)).convert("L")
     small = np.array(grey.resize((28, 28)))
     border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
@@ -52,7 +59,7 @@ def prepared(pictures: Sequence[np.ndarray | None], skip: Sequence[str] = ()) ->
 
 
 def picture_or_none(path: Path) -> np.ndarray | None:
-    """The picture; None, with a message, if it cannot be read."""
+    """Return the picture; None, with a message, if it cannot be read."""
     try:
         return read_picture(path)
     except Error as error:
@@ -71,7 +78,7 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header."""
+    """Return the rows of a CSV file with a header."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -80,7 +87,7 @@ class Reader:
     """The networks of several checkpoints, each read by itself, their accuracies averaged."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        models = [checkpoint.build_model(checkpoint.load(path)) for path in paths]
+        models = [checkpoint.load(path).build_model() for path in paths]
         self.readers = [make_reader(model) for model in models]
 
     def right(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -104,9 +111,9 @@ def single_digits(folder: Path, reader: Reader, failures: str | None) -> dict:
         values = np.array([row[column] if column else "" for row in rows])
         result[name] = {str(v): float(right[values == v].mean()) for v in sorted(set(values)) if v}
     result["left out"] = {
-        step: float(reader.right(prepared(pictures, [step]), labels).mean())
+        step.name: float(reader.right(prepared(pictures, [step.name]), labels).mean())
         for step in STEPS
-        if step not in ("ink", "box")  # without these two nothing of MNIST's form is left
+        if step.name not in NEEDED
     }
     naive = [BLANK if p is None else tutorial(f) for p, f in zip(pictures, paths)]
     result["as tutorials do"] = float(reader.right(np.stack(naive), labels).mean())
@@ -175,7 +182,7 @@ def draw_failures(
 
 
 def show(result: dict, indent: str = "") -> None:
-    """Prints figures, nested as they are; those between 0 and 1 as percentages."""
+    """Print figures, nested as they are; those between 0 and 1 as percentages."""
     for name, value in result.items():
         if isinstance(value, dict):
             print(f"{indent}{name}")
@@ -204,6 +211,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write all figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    use_one_thread()
     result = {}
     try:
         reader = Reader(args.ckpt)

@@ -14,6 +14,7 @@ from mnist_cnn import Error, __version__
 from mnist_cnn.commands import (
     demo,
     eval,
+    export,
     predict,
     show_features,
     show_predictions,
@@ -31,6 +32,7 @@ COMMANDS = {
     "demo": demo,
     "show-features": show_features,
     "summary": summary,
+    "export": export,
 }
 
 

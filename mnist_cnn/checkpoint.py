@@ -24,7 +24,6 @@ import math
 import os
 import typing
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -37,11 +36,11 @@ from mnist_cnn import Error
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import Recipe
+from mnist_cnn.system.container import read_container
 from mnist_cnn.system.files import write_file
 from mnist_cnn.system.process import is_out_of_memory
 
 Weights = dict[str, torch.Tensor]
-MAX_BYTES = 100_000_000  # of a checkpoint: eight times what the largest recipe's last.pt has
 
 
 # ------------------------------------------------------------------------------ in the program
@@ -293,10 +292,10 @@ def read(path: str | Path) -> tuple[Trained, Paused | None]:
     if os.path.isdir(path):
         raise Error(f"{path} is a folder: name a checkpoint in it, such as best.pt")
     try:
-        check_container(path)
+        content = io.BytesIO(read_container(path))
         with warnings.catch_warnings():  # of other files' formats: told below, in one line
             warnings.simplefilter("ignore")
-            values = torch.load(path, map_location="cpu", weights_only=True)
+            values = torch.load(content, map_location="cpu", weights_only=True)
         trained = parse_trained(values)
         return trained, parse_run(trained, values["resume"]) if "resume" in values else None
     except PermissionError:
@@ -319,23 +318,6 @@ def check(holds: Any, otherwise: str) -> None:
     """Raise Wrong, with what it says otherwise, unless a condition holds."""
     if not holds:
         raise Wrong(otherwise)
-
-
-def check_container(path: str | Path) -> None:
-    """Make sure, before anything is unpacked, that a file is a container of bounded size.
-
-    What torch.save writes is an uncompressed zip file. Packed entries, or more bytes than any
-    network of this program has, are somebody's attempt at filling the memory.
-
-    Raises:
-        Wrong: it is not.
-        OSError: it cannot be read.
-    """
-    if not os.path.isfile(path) or os.path.getsize(path) > MAX_BYTES:
-        raise Wrong("another kind of file, or too large")
-    with zipfile.ZipFile(path) as container:
-        for entry in container.infolist():
-            check(entry.compress_type == zipfile.ZIP_STORED, "it is compressed")
 
 
 def parse_trained(values: Any) -> Trained:

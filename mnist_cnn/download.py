@@ -160,7 +160,8 @@ def read_file(name: str, file: str, data_dir: str | Path, quiet: bool = False) -
     unpacked, packed = raw / file, packed_path(raw, file)
     if not unpacked.exists() and not packed.exists():
         download(name, data_dir, quiet)
-    packed_content = read_packed(source, packed) if packed.exists() else b""
+    is_packed = packed.exists() and source.folder is None
+    packed_content = read_packed(source, packed) if is_packed else b""
     if unpacked.exists():
         content = read(unpacked)
         check_content(source, unpacked, content)

@@ -1,39 +1,50 @@
-"""From picture files to answers: handwriting.py prepares them, the network reads them."""
+"""From picture files to answers: handwriting/ prepares them, the network reads them."""
 
+from __future__ import annotations
+
+import contextlib
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mnist_cnn import Error
+from mnist_cnn import Error, visualize
 from mnist_cnn.evaluate import compute_logits
-from mnist_cnn.handwriting import Prepared, find_digits, prepare, read_picture
+from mnist_cnn.handwriting import Prepared, Read, find_digits, prepare, read_picture, shrink
+from mnist_cnn.handwriting.arrays import Box, Grey, Image28
+from mnist_cnn.handwriting.picture import MAX_PIXELS, Room, printable
 
-BATCH_SIZE = 64  # pictures that wait for the network together: enough to be fast, few to be kept
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-Steps = list[tuple[str, NDArray[np.uint8]]]
+AT_ONCE = 64  # pictures that wait for the network together: enough to be fast, few to be kept
+THREADS = 4  # that prepare pictures: each may hold a decoded one
+
+Steps: TypeAlias = list[tuple[str, NDArray[np.uint8]]]  # (short title, picture)
 
 
 @dataclass
 class Reading:
     """One digit as the network read it.
 
-    image: what the network saw, uint8 (28, 28). probabilities: (10,), their sum is 1. box: left,
-    top, right, bottom in pixels of the upright picture, right and bottom exclusive (None where the
-    whole picture is one digit).
+    image: what the network saw.
+    probabilities: (10,), their sum is 1.
+    box: where it stands, in pixels of the upright picture; None where the whole is one digit.
     """
 
-    image: NDArray[np.uint8]
+    image: Image28
     probabilities: NDArray[np.float32]
-    box: tuple[int, int, int, int] | None = None
+    box: Box | None = None
 
     @property
     def digit(self) -> int:
@@ -55,17 +66,19 @@ class Reading:
 class Answer:
     """What became of one file: an error, or its digits in reading order.
 
-    steps: the pictures between the file and what the network saw, if they were asked for.
+    steps: if they were asked for, the pictures between the file and what the network saw.
+    scale: how many of their pixels make one of the upright picture's; 1 or less.
     """
 
     file: str
     error: str = ""
     readings: list[Reading] = field(default_factory=list)
     steps: Steps = field(default_factory=list)
+    scale: float = 1.0
 
 
 def expand_patterns(names: Iterable[str]) -> list[str]:
-    """Replaces patterns such as *.png that the shell has left alone by the files they match."""
+    """Replace patterns such as *.png that the shell has left alone by the files they match."""
     files = []
     for name in names:
         matches = [] if os.path.exists(name) else sorted(glob.glob(name))
@@ -73,8 +86,8 @@ def expand_patterns(names: Iterable[str]) -> list[str]:
     return files
 
 
-def make_reader(model: nn.Module) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """A function from images, uint8 (N, 28, 28), to probabilities (N, 10)."""
+def make_reader(model: nn.Module) -> Read:
+    """Return a function from images, uint8 (N, 28, 28), to probabilities (N, 10)."""
     device = next(model.parameters()).device
 
     def read(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,18 +98,28 @@ def make_reader(model: nn.Module) -> Callable[[NDArray[np.uint8]], NDArray[np.fl
     return read
 
 
-def predict(model: nn.Module, files: Iterable[str], keep_steps: int = 0) -> Iterator[Answer]:
-    """Reads the one digit in each picture, in the order given.
+# ------------------------------------------------------------------------------ one digit each
 
-    Pictures go through the network in batches, and only a batch of them is in memory at a time.
+
+def predict(model: nn.Module, files: Iterable[str], keep_steps: int = 0) -> Iterator[Answer]:
+    """Read the one digit in each picture, and yield the answers in the order given.
+
+    Pictures go through the network in batches. Only a batch of prepared ones is in memory at a
+    time, and of large photos one is decoded while at most THREADS others are prepared.
 
     Args:
+        model: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
+        files: names of picture files.
         keep_steps: for how many of the files to keep the steps of their preparation.
     """
-    read, waiting = make_reader(model), iter(enumerate(files))
-    with ThreadPoolExecutor() as pool:  # Pillow and OpenCV leave other threads room to work
-        while batch := list(islice(waiting, BATCH_SIZE)):
-            prepared = list(pool.map(lambda job: _prepare_file(job[1], job[0] < keep_steps), batch))
+    read, room = make_reader(model), make_room(MAX_PIXELS)
+    waiting = iter(enumerate(files))
+    threads = min(THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:  # Pillow and OpenCV leave other threads room to work
+        while batch := list(islice(waiting, AT_ONCE)):
+            with without_warnings():
+                jobs = [pool.submit(prepare_file, file, i < keep_steps, room) for i, file in batch]
+                prepared = [job.result() for job in jobs]
             images = [picture.image for picture in prepared if isinstance(picture, Prepared)]
             probabilities = iter(read(np.stack(images)) if images else ())
             for (_, file), picture in zip(batch, prepared):
@@ -107,48 +130,93 @@ def predict(model: nn.Module, files: Iterable[str], keep_steps: int = 0) -> Iter
                     yield Answer(file, error=picture)
 
 
-def _prepare_file(file: str, keep_steps: bool) -> Prepared | str:
-    """A picture made ready for the network, or what is wrong with it."""
+def prepare_file(file: str, keep_steps: bool, room: Room) -> Prepared | str:
+    """Return a picture made ready for the network, or what is wrong with it."""
     try:
-        prepared = prepare(read_picture(file))
+        prepared = prepare(read_picture(file, room))
     except Error as error:
         return str(error)
     return prepared if keep_steps else Prepared(prepared.image, [])
 
 
+def make_room(pixels: int) -> Room:
+    """Return a context that lets threads in with no more than so many pixels in all.
+
+    Who needs more than are free waits. Nobody may ask for more than there are.
+    """
+    free, changed = pixels, threading.Condition()
+
+    @contextlib.contextmanager
+    def room(needed: int) -> Iterator[None]:
+        nonlocal free
+        with changed:
+            changed.wait_for(lambda: needed <= free)
+            free -= needed
+        try:
+            yield
+        finally:
+            with changed:
+                free += needed
+                changed.notify_all()
+
+    return room
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep warnings about odd files from the terminal: what matters of them becomes an error.
+
+    The filters are the whole process's, so that this belongs around threads, never inside one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# ------------------------------------------------------------------------------ several digits
+
+
 def predict_numbers(
     model: nn.Module, files: Iterable[str], keep_steps: int = 0
 ) -> Iterator[Answer]:
-    """Reads all the digits in each picture; of the steps, keeps the upright picture itself."""
+    """Read all the digits in each picture, and yield the answers in the order given.
+
+    Args:
+        model: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
+        files: names of picture files.
+        keep_steps: for how many of the files to keep the upright picture, shrunk.
+    """
     read = make_reader(model)
-    for file in files:
+    for i, file in enumerate(files):
         answer = Answer(file)
         try:
-            grey = read_picture(file)
+            with without_warnings():
+                grey = read_picture(file)
             answer.readings = read_digits(grey, read)
-            if keep_steps > 0:
-                answer.steps = [("original", grey)]
+            if i < keep_steps:
+                picture, answer.scale = shrink(grey)
+                answer.steps = [("original", picture)]
         except Error as error:
             answer.error = str(error)
-        keep_steps -= 1
         yield answer
 
 
-def read_digits(
-    grey: NDArray[np.uint8], read: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-) -> list[Reading]:
-    """Finds and reads the digits of an upright grey picture, uint8 (H, W), in reading order.
+def read_digits(grey: Grey, read: Read) -> list[Reading]:
+    """Find and read the digits of an upright picture, in reading order.
 
     Raises:
-        Error: there is no ink in it.
+        Error: there is no ink in it, or it is in too many pieces.
     """
     digits = find_digits(grey, read)
     probabilities = read(np.stack([digit.image for digit in digits]))
     return [Reading(digit.image, row, digit.box) for digit, row in zip(digits, probabilities)]
 
 
+# ------------------------------------------------------------------------------ answers, shown
+
+
 def to_json(answer: Answer, number: bool) -> dict[str, Any]:
-    """An answer as plain values, in the form that `predict --json` prints."""
+    """Return an answer as plain values, in the form that `predict --json` prints."""
     if answer.error:
         return {"file": answer.file, "error": answer.error}
     if number:
@@ -166,19 +234,46 @@ def to_json(answer: Answer, number: bool) -> dict[str, Any]:
     }
 
 
-def number_of(answer: Answer) -> str:
-    """All digits of an answer in reading order, rows joined: for example "05221859"."""
-    return "".join(str(one.digit) for one in answer.readings)
-
-
 def to_text(answer: Answer, number: bool) -> str:
-    """An answer as a line: photo.jpg: 7 (98.3 %), then 1 (1.2 %)."""
+    """Return an answer as a line: photo.jpg: 7 (98.3 %), then 1 (1.2 %)."""
+    file = printable(answer.file)
     if number:
         least = min(one.confidence for one in answer.readings)
-        return f"{answer.file}: {number_of(answer)} (each at least {100 * least:.1f} %)"
+        return f"{file}: {number_of(answer)} (each at least {100 * least:.1f} %)"
     one = answer.readings[0]
     second = float(one.probabilities[one.runner_up])
     return (
-        f"{answer.file}: {one.digit} ({100 * one.confidence:.1f} %), "
+        f"{file}: {one.digit} ({100 * one.confidence:.1f} %), "
         f"then {one.runner_up} ({100 * second:.1f} %)"
     )
+
+
+def number_of(answer: Answer) -> str:
+    """Return all digits of an answer in reading order, rows joined: for example "05221859"."""
+    return "".join(str(one.digit) for one in answer.readings)
+
+
+def draw_answers(answers: Sequence[Answer], number: bool) -> Figure:
+    """Draw what the network saw of each picture, from answers whose steps were kept.
+
+    Args:
+        answers: at least one, without errors.
+        number: whether each picture may hold several digits.
+    """
+    names = [printable(answer.file) for answer in answers]
+    if not number:
+        probabilities = [answer.readings[0].probabilities for answer in answers]
+        return visualize.draw_inputs(names, [answer.steps for answer in answers], probabilities)
+    boxes = [
+        [scale_box(one.box, answer.scale) for one in answer.readings if one.box]
+        for answer in answers
+    ]
+    pictures = [answer.steps[0][1] for answer in answers]
+    digits = [[one.digit for one in answer.readings] for answer in answers]
+    return visualize.draw_boxes(names, pictures, boxes, digits)
+
+
+def scale_box(box: Box, scale: float) -> Box:
+    """Return where a box stands in a picture whose sides were multiplied."""
+    left, top, right, bottom = (round(side * scale) for side in box)
+    return left, top, right, bottom

@@ -363,7 +363,7 @@ def draw_inputs(
         for axes, (title, pixels) in zip(cells, pictures):
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             axes.set_title(title, fontsize=11)
-        cells[0].set_title(shorten(name, 18), fontsize=11)
+        cells[0].set_title(shorten(name, 18), fontsize=11, parse_math=False)
         bars = cells[-1]
         bars.set_axis_on()
         digit = int(answer.argmax())
@@ -401,7 +401,8 @@ def draw_boxes(
     for axes, name, picture, places, answers in zip(grid.flat, names, pictures, boxes, digits):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         number = "".join(map(str, answers))
-        axes.set_title(f"{shorten(name, 40)}: {shorten(number, 40)}", fontsize=10)
+        title = f"{shorten(name, 40)}: {shorten(number, 40)}"
+        axes.set_title(title, fontsize=10, parse_math=False)
         for (left, top, right, bottom), digit in zip(places, answers):
             xs, ys = (left, right, right, left, left), (top, top, bottom, bottom, top)
             axes.plot(np.array(xs) - 0.5, np.array(ys) - 0.5, color=ORANGE, linewidth=1.5)

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import importlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -29,15 +31,46 @@ from mnist_cnn.__main__ import main
 from mnist_cnn.data import load_split
 from mnist_cnn.datasets import FILES, SOURCES
 
+if TYPE_CHECKING:
+    from forked import Forker
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests run where they are asked for: by -m slow, or by naming a folder with MNIST."""
+    """Marks what needs a browser. Slow tests run where they are asked for.
+
+    That is by -m slow, or by naming a folder with MNIST.
+    """
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
     if "slow" in config.getoption("-m") or os.environ.get("MNIST_CNN_DATA_DIR"):
         return
     reason = "slow: run pytest -m slow, with the folder that has MNIST/raw in MNIST_CNN_DATA_DIR"
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# ------------------------------------------------------------------------------ what was counted
+
+counts: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints, at the end of the run, what the tests have counted."""
+    if counts:
+        terminalreporter.section("what was counted")
+        for line in sorted(counts):
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def count() -> Callable[[str], None]:
+    """Adds a line to those that pytest prints at the end: how much a test has tried."""
+    return counts.append
+
+
+# ------------------------------------------------------------------------------ no network
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -247,6 +280,20 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
+def forker(
+    tmp_path_factory: pytest.TempPathFactory, offline: None, small_sample: Path
+) -> Iterator["Forker"]:
+    """Starts commands in processes that need not load PyTorch first (forked.py)."""
+    if os.name == "nt":
+        pytest.skip("Windows has no fork")
+    from forked import Forker
+
+    server = Forker(tmp_path_factory.mktemp("forked"), small_sample)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
 def sample_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.pt of a short training run on the sample; last.pt and the rest lie beside it."""
     folder = tmp_path_factory.mktemp("sample")
@@ -319,6 +366,17 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tiny]:
 def tiny_mnist(make_tiny: Callable[[str], Tiny]) -> Tiny:
     """MNIST, shrunk."""
     return make_tiny("mnist")
+
+
+@pytest.fixture(scope="session")
+def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sample with 240 + 60 images, which the forker's commands take for it."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "MNIST" / "raw").mkdir(parents=True)
+    for split, count in (("train", 240), ("test", 60)):
+        for name, values in zip(FILES[split], load_split("sample", split, ""), strict=True):
+            (folder / "MNIST" / "raw" / name).write_bytes(pack_idx(values[:count]))
+    return folder
 
 
 # ------------------------------------------------------------------------------ mirrors
@@ -434,3 +492,27 @@ def serve_mirrors(
     yield serve
     for mirrors in running:
         mirrors.close()
+
+
+# ------------------------------------------------------------------------------ a browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER_OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium or Chrome, driven by Playwright; without one the test is skipped."""
+    from playwright.sync_api import sync_playwright
+
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip("needs a Chromium or Chrome on the PATH")
+    with sync_playwright() as running:
+        options = BROWSER_OPTIONS.split()
+        browser = running.chromium.launch(executable_path=executable, args=options)
+        yield browser
+        browser.close()

@@ -23,6 +23,14 @@ def test_it_answers_with_logits_and_no_softmax() -> None:
     assert not torch.allclose(logits.sum(1), torch.ones(8), atol=0.05)
 
 
+def test_the_widths_change_the_number_of_parameters_as_one_reckons() -> None:
+    first, second = 32 * (1 * 5 * 5) + 32, 64 * (32 * 5 * 5) + 64
+    # 28 - 4 = 24, pooled 12; 12 - 4 = 8, pooled 4
+    linear = 512 * (64 * 4 * 4) + 512 + 10 * 512 + 10
+    model = CNN(channels=(32, 64), kernels=(5, 5), hidden=512)
+    assert sum(parameter.numel() for parameter in model.parameters()) == first + second + linear
+
+
 def test_its_layers_are_those_of_the_design() -> None:
     layers = {name: type(layer).__name__ for name, layer in CNN().named_children()}
     assert layers == {
@@ -36,7 +44,6 @@ def test_its_layers_are_those_of_the_design() -> None:
 
 
 def test_it_normalises_the_pixels_itself() -> None:
-    torch.manual_seed(0)
     images = torch.rand(4, 1, 28, 28)
     plain = CNN(mean=0.0, std=1.0).eval()
     own = CNN(mean=0.3, std=0.2).eval()

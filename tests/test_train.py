@@ -1,500 +1,458 @@
-"""Training: it learns, it repeats itself bit for bit, and it can be stopped and resumed."""
+"""Training: the loop moves the weights toward fewer mistakes, and keeps the best that it had."""
 
+import copy
 import csv
-import shutil
+import itertools
+import os
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Tiny, pack_idx
+from torch import nn
 
-from mnist_cnn import Error, checkpoint, data
-from mnist_cnn import train as training
-from mnist_cnn.__main__ import DATASETS
-from mnist_cnn.model import CNN
+import mnist_cnn
+from mnist_cnn import Error, checkpoint
+from mnist_cnn.augment import augment, weaken
+from mnist_cnn.checkpoint import Metrics, Plan, Run
+from mnist_cnn.data import Split, load_split, to_pixels
+from mnist_cnn.evaluate import evaluate
+from mnist_cnn.recipes import RECIPES, Augmentation
+from mnist_cnn.system.distributed import Ranks
+from mnist_cnn.system.progress import Progress
+from mnist_cnn.train import (
+    describe_epoch,
+    plan_run,
+    resume_run,
+    seed_epoch,
+    start_run,
+    train,
+    train_epoch,
+)
 
 CPU = torch.device("cpu")
-# 200 images of a tiny data set to train on: an epoch has four steps.
-OPTIONS = ("train", "--dataset", "mnist", "--epochs", 4, "--batch-size", 50, "--device", "cpu")
+STILL = Augmentation()
 
 
-@pytest.fixture
-def digits(tiny_mnist: Tiny, tmp_path: Path) -> Tiny:
-    """A tiny MNIST in the folder where the commands look for it."""
-    tiny_mnist.write(tmp_path / "data")
-    return tiny_mnist
+@pytest.fixture(scope="module")
+def sample() -> Split:
+    return load_split("sample", "train", "")
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["model"]
+def first(split: Split, n: int) -> Split:
+    return Split(split.images[:n], split.labels[:n])
 
 
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Bit for bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+def make_plan(split: Split, name: str = "standard", seed: int = 0, **changes: Any) -> Plan:
+    """The plan of a run on the sample; changes are fields of Recipe."""
+    overrides = {key: changes.pop(key) for key in ("epochs", "batch_size", "lr") if key in changes}
+    plan = plan_run(name, overrides, seed, "sample", split)
+    return replace(plan, recipe=replace(plan.recipe, **changes))
 
 
-def read_history(folder: Path) -> list[dict[str, str]]:
-    """history.csv without its timings."""
-    with open(folder / "history.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
-            for row in rows]  # fmt: skip
+class Watch(nn.Module):
+    """Stands between the loop and the network: keeps what the network was shown, and what it was.
+
+    pixels: of each step, (N, 1, 28, 28). before: each step's weights, by their names, as they were
+    then. training: whether dropout was on.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.pixels: list[torch.Tensor] = []
+        self.before: list[dict[str, torch.Tensor]] = []
+        self.was_training: list[bool] = []
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.pixels.append(pixels.clone())
+        self.before.append(copy.deepcopy(dict(self.net.named_parameters())))
+        self.was_training.append(self.net.training)
+        logits: torch.Tensor = self.net(pixels)
+        return logits
 
 
-def result(out: str) -> str:
-    """The result without the place where it was written."""
-    return out.splitlines()[-1].partition(", checkpoint ")[0]
+def run_epoch(run: Run, split: Split, epoch: int = 1, ranks: Ranks = Ranks()) -> Watch:
+    """Trains one epoch, and returns what was seen of it."""
+    watch = Watch(run.net)
+    with Progress("", run.steps_per_epoch, run.plan.recipe.batch_size, CPU, quiet=True) as progress:
+        train_epoch(run, watch, split, epoch, progress, ranks)
+    return watch
 
 
-# ------------------------------------------------------------------------------ one step
-
-
-def plan(split: data.Split, dataset: str = "sample", **overrides: Any) -> dict[str, Any]:
-    run = training.plan_run("standard", overrides, 0, dataset, split)
-    run["recipe"]["augmentation"] = {}
-    return run
-
-
-def first_weights(run: dict[str, Any]) -> CNN:
-    torch.manual_seed(run["seed"])
-    return CNN(**run["model_args"])
-
-
-def test_one_step_lowers_the_loss_and_moves_every_weight(tmp_path: Path) -> None:
-    images, labels = data.load_split("sample", "train", "")
-    batch = data.Split(images[:100], labels[:100])
-    run = plan(batch, epochs=1, batch_size=100, dropout=(0.0, 0.0), average=0.0)
-    before = first_weights(run)
-    after = checkpoint.build_model(training.train(run, batch, batch, tmp_path, CPU, quiet=True))
+def loss_of(net: nn.Module, split: Split) -> float:
     with torch.no_grad():
-        losses = [
-            F.cross_entropy(model.eval()(data.to_pixels(batch.images)), batch.labels)
-            for model in (before, after)
-        ]
-    assert losses[1] < losses[0]
-    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
-        assert not torch.equal(old, new), name
+        return F.cross_entropy(net.eval()(to_pixels(split.images)), split.labels).item()
 
 
-def test_training_learns(sample_checkpoint: Path) -> None:
-    history = read_history(sample_checkpoint.parent)
-    assert float(history[0]["train_loss"]) > 2 * float(history[-1]["train_loss"])
-    assert float(history[-1]["val_accuracy"]) > 0.9
+# ------------------------------------------------------------------------------ a step, an epoch
 
 
-def test_the_rate_rises_to_its_peak_and_falls(cli: Callable, digits: Tiny, tmp_path: Path) -> None:
-    cli(*OPTIONS, "--lr", 0.003)
-    rates = [float(row["lr"]) for row in read_history(tmp_path / "checkpoints")]
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_step_lowers_the_loss_markedly_and_moves_every_weight(seed: int, sample: Split) -> None:
+    batch = first(sample, 100)
+    plan = make_plan(
+        batch, seed=seed, epochs=1, batch_size=100, lr=0.002, dropout=(0.0, 0.0),
+        augmentation=STILL,
+    )  # fmt: skip
+    run = start_run(plan, 100, CPU)
+    before = copy.deepcopy(run.net)
+    run_epoch(run, batch)
+    assert run.step == 1
+    assert loss_of(run.net, batch) < loss_of(before, batch) - 0.1
+    assert loss_of(run.averaged, batch) == loss_of(run.net, batch)
+    for (weight, old), new in zip(before.named_parameters(), run.net.parameters(), strict=True):
+        assert not torch.equal(old, new), weight
+
+
+def test_an_epoch_shows_every_image_once_but_those_left_over(sample: Split) -> None:
+    split = Split(torch.arange(107, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 28, 28),
+                  sample.labels[:107])  # fmt: skip
+    plan = make_plan(split, epochs=3, batch_size=20, augmentation=STILL)
+    run = start_run(plan, 107, CPU)
+    orders = []
+    for epoch in (1, 2, 3):
+        watch = run_epoch(run, split, epoch)
+        assert [len(pixels) for pixels in watch.pixels] == [20] * 5
+        orders.append([round(255 * pixels[0, 0, 0].item()) for pixels in torch.cat(watch.pixels)])
+        assert len(set(orders[-1])) == 100
+        assert run.step == 5 * epoch
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert set().union(*orders) == set(range(107))
+
+
+def test_the_network_sees_augmented_images_that_weaken_as_the_recipe_says(sample: Split) -> None:
+    split = first(sample, 60)
+    strengths = Augmentation(rotate=0.3, shift=0.1, elastic=0.6, stroke=0.4)
+    plan = make_plan(
+        split, seed=5, epochs=4, batch_size=20, augmentation=strengths, fade=0.5, dropout=(0.0, 0.0)
+    )
+    run = start_run(plan, 60, CPU)
+    for epoch in (1, 3, 4):
+        seen = run_epoch(run, split, epoch).pixels
+        order = seed_epoch(5, epoch, 0, 60)
+        for step, pixels in enumerate(seen):
+            batch = split.images[order[20 * step : 20 * step + 20]]
+            assert torch.equal(pixels, augment(batch, weaken(strengths, epoch, 4, 0.5)))
+            assert not torch.equal(pixels, to_pixels(batch))
+
+
+def test_dropout_is_on_in_training_whatever_was_before(sample: Split) -> None:
+    split = first(sample, 40)
+    run = start_run(make_plan(split, epochs=1, batch_size=20), 40, CPU)
+    run.net.eval()
+    assert run_epoch(run, split).was_training == [True, True]
+
+
+@pytest.mark.parametrize(("average", "share"), [(0.0, 1.0), (0.5, 1 / 2.5), (1.0, 1 / 5)])
+def test_the_average_moves_a_share_of_the_way_after_each_step(
+    average: float, share: float, sample: Split
+) -> None:
+    split = first(sample, 100)
+    run = start_run(make_plan(split, epochs=2, batch_size=20, average=average), 100, CPU)
+    watches = [run_epoch(run, split, epoch) for epoch in (1, 2)]
+    states = [weights for watch in watches for weights in watch.before][1:]
+    states.append(dict(run.net.named_parameters()))
+    expected = copy.deepcopy(states[0])  # it begins with the first weights that were learnt
+    for weights in states[1:]:
+        for name, weight in weights.items():
+            expected[name] = (1 - share) * expected[name] + share * weight
+    for name, weight in run.averaged.named_parameters():
+        torch.testing.assert_close(weight, expected[name])
+
+
+def test_the_rate_rises_to_its_peak_and_falls(sample: Split) -> None:
+    split = first(sample, 100)
+    run = start_run(make_plan(split, epochs=5, batch_size=10, lr=0.003), 100, CPU)
+    rates = []
+    for epoch in range(1, 6):
+        with Progress("", 10, 10, CPU, quiet=True) as progress:
+            train_epoch(run, run.net, split, epoch, progress, Ranks())
+        rates.append(progress.lr)
     assert max(rates) <= 0.003
     assert max(rates) > 0.0025
     assert rates[-1] < 1e-4
-    assert rates.index(max(rates)) < len(rates) - 1
+    assert 0 < rates.index(max(rates)) < 4
 
 
-def test_every_training_image_but_those_left_over_is_seen_once_in_an_epoch() -> None:
-    order = training.seed_epoch(0, 1, 0, 1000)
-    assert sorted(order.tolist()) == list(range(1000))
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_however_few_steps_a_run_has_it_learns(steps: int, sample: Split) -> None:
+    split = first(sample, 100 * steps)
+    plan = make_plan(
+        split, epochs=1, batch_size=100, dropout=(0.0, 0.0), augmentation=STILL, average=0.0
+    )
+    run = start_run(plan, len(split.labels), CPU)
+    before = loss_of(run.net, split)
+    run_epoch(run, split)
+    assert run.step == steps
+    assert loss_of(run.net, split) < before - 0.1
+
+
+def test_labels_can_be_smoothed(sample: Split) -> None:
+    split = first(sample, 20)
+    losses = []
+    for smoothing in (0.0, 0.4):
+        plan = make_plan(
+            split, epochs=1, batch_size=20, label_smoothing=smoothing, dropout=(0.0, 0.0),
+            augmentation=STILL,
+        )  # fmt: skip
+        run = start_run(plan, 20, CPU)
+        logits = run.net(to_pixels(split.images)).detach()
+        with Progress("", 1, 20, CPU, quiet=True) as progress:
+            train_epoch(run, run.net, split, 1, progress, Ranks())
+        losses.append(progress.losses.item())
+        log = logits.log_softmax(1)
+        right = log[torch.arange(20), split.labels]
+        expected = -((1 - smoothing) * right + smoothing * log.mean(1)).mean()
+        assert losses[-1] == pytest.approx(expected.item(), rel=1e-4)
+    assert losses[0] != losses[1]
+
+
+# ------------------------------------------------------------------------------ random numbers
+
+
+def test_an_order_holds_every_image_once() -> None:
+    assert sorted(seed_epoch(0, 1, 0, 1000).tolist()) == list(range(1000))
 
 
 def test_epochs_seeds_and_ranks_are_random_each_in_its_own_way() -> None:
-    orders = [training.seed_epoch(seed, epoch, 0, 50).tolist()
-              for seed in (0, 1, 2) for epoch in (1, 2, 3)]  # fmt: skip
+    epochs = list(itertools.product((0, 1, 2), (1, 2, 3)))
+    orders = [seed_epoch(seed, epoch, 0, 50).tolist() for seed, epoch in epochs]
     assert len({tuple(order) for order in orders}) == 9
     draws = []
     for rank in (0, 1):
-        order = training.seed_epoch(0, 1, rank, 50).tolist()
+        order = seed_epoch(0, 1, rank, 50).tolist()
         assert order == orders[0]  # all ranks cut their slices out of the same order
         draws.append(torch.rand(1).item())
     assert draws[0] != draws[1]  # but draw other augmentations
 
 
-def test_the_augmentation_weakens_over_the_last_epochs_of_a_recipe_that_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images, labels = data.load_split("sample", "train", "")
-    split = data.Split(images[:50], labels[:50])
-    run = plan(split, epochs=10, batch_size=50, fade=0.3)
-    run["recipe"]["augmentation"] = {"rotate": 0.3, "elastic": 0.6}
-    strengths = []
-
-    def augment(images: torch.Tensor, rotate: float, elastic: float) -> torch.Tensor:
-        strengths.append((rotate, elastic))
-        return data.to_pixels(images)
-
-    monkeypatch.setattr(training, "augment", augment)
-    training.train(run, split, split, tmp_path, CPU, quiet=True)
-    expected = [(0.3, 0.6)] * 8 + [(0.2, 0.4), (0.1, 0.2)]
-    assert strengths == [pytest.approx(pair) for pair in expected]
+def test_the_ranks_share_out_the_images_of_an_epoch(sample: Split) -> None:
+    split = Split(torch.arange(80, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 28, 28),
+                  sample.labels[:80])  # fmt: skip
+    plan = make_plan(split, epochs=1, batch_size=20, augmentation=STILL)
+    seen = []
+    for rank in (0, 1):
+        watch = run_epoch(start_run(plan, 80, CPU), split, 1, Ranks(rank, 2))
+        assert [len(pixels) for pixels in watch.pixels] == [10] * 4
+        seen += [round(255 * pixels[0, 0, 0].item()) for pixels in torch.cat(watch.pixels)]
+    assert sorted(seen) == list(range(80))
 
 
-def test_a_recipe_that_does_not_say_so_keeps_its_augmentation_to_the_end() -> None:
-    augmentation = {"rotate": 0.3}
-    assert [training.weaken(augmentation, epoch, 2, 0.0) for epoch in (1, 2)] == [augmentation] * 2
+# ------------------------------------------------------------------------------ a whole run
 
 
-# ------------------------------------------------------------------------------ what it writes
+def mislabel(split: Split, share: float) -> Split:
+    """The same images, of which the last ones have the label of the next class."""
+    right = round(len(split.labels) * (1 - share))
+    shifted = (split.labels[right:] + 1) % 10
+    return Split(split.images, torch.cat([split.labels[:right], shifted]))
 
 
-def test_train_writes_what_it_promises(cli: Callable, digits: Tiny, tmp_path: Path) -> None:
-    outcome = cli(*OPTIONS)
-    assert outcome.status == 0
-    folder = tmp_path / "checkpoints"
-    assert {path.name for path in folder.iterdir()} == {
-        "best.pt", "last.pt", "history.csv", "curves.png",
-    }  # fmt: skip
-    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    with open(folder / "history.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == [
-        "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
-        "images_per_second",
-    ]  # fmt: skip
-    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
-    for row in rows:
-        assert 0 <= float(row["train_accuracy"]) <= 1
-        assert 0 <= float(row["val_accuracy"]) <= 1
-        assert float(row["seconds"]) > 0
-        assert float(row["images_per_second"]) == pytest.approx(200 / float(row["seconds"]))
+@pytest.fixture(scope="module")
+def finished(sample: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Split, Path]:
+    """A run whose validation accuracy rises and whose validation loss ends by rising too.
 
-
-def test_the_result_is_the_last_line_and_the_rest_goes_to_stderr(
-    cli: Callable, digits: Tiny
-) -> None:
-    outcome = cli(*OPTIONS)
-    assert outcome.out.count("\n") == 1
-    line = outcome.out.strip()
-    errors = int(line.partition("(")[2].partition(" errors")[0])
-    accuracy = 100 * (60 - errors) / 60
-    assert line == (
-        f"test accuracy {accuracy:.2f} % ({errors} errors of 60, mnist), "
-        "checkpoint checkpoints/best.pt"
-    )
-    lines = [text for text in outcome.err.splitlines() if text.startswith("epoch ")]
-    assert len(lines) == 4
-    assert "\r" not in outcome.err  # no progress bar where there is no terminal
-
-
-def test_quiet_leaves_the_result(cli: Callable, digits: Tiny) -> None:
-    outcome = cli(*OPTIONS, "--quiet")
-    assert outcome.err == ""
-    assert outcome.out.startswith("test accuracy ")
-
-
-def test_out_dir_is_made_and_named_in_the_result(
-    cli: Callable, digits: Tiny, tmp_path: Path
-) -> None:
-    outcome = cli(*OPTIONS, "--out-dir", "new/runs/first")
-    assert outcome.out.endswith(", checkpoint new/runs/first/best.pt\n")
-    assert (tmp_path / "new" / "runs" / "first" / "best.pt").exists()
-    assert not (tmp_path / "checkpoints").exists()
-
-
-def test_replacing_an_earlier_run_is_said(cli: Callable, digits: Tiny) -> None:
-    assert "replacing" not in cli(*OPTIONS).err
-    assert "replacing the earlier run in checkpoints" in cli(*OPTIONS).err
-
-
-@pytest.mark.parametrize(
-    "mistake",
-    [("--batch-size", 201), ("--device", "nonsense"), ("--data-dir", "/dev/null/x"),
-     ("--epochs", 0), ("--out-dir", "file"), ("--out-dir", "file/x")],
-    ids=str,
-)  # fmt: skip
-def test_an_earlier_run_outlives_a_mistake(
-    mistake: tuple[str, object], cli: Callable, digits: Tiny, tmp_path: Path
-) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "best.pt").write_text("precious")
-    (tmp_path / "file").write_text("precious too")
-    cli(*OPTIONS, *mistake).assert_refused()
-    assert (tmp_path / "checkpoints" / "best.pt").read_text() == "precious"
-    assert (tmp_path / "file").read_text() == "precious too"
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
-
-
-# ------------------------------------------------------------------------------ choosing
-
-
-def script(monkeypatch: pytest.MonkeyPatch, *figures: tuple[float, float]) -> None:
-    """Lets the validation of each epoch give a loss and an accuracy that were written before."""
-    remaining = iter(figures)
-    monkeypatch.setattr(training, "validate", lambda *_: next(remaining))
+    A third of its validation labels are wrong: the surer the network, the more these cost. The
+    accuracy cannot get beyond two thirds, and so it comes to ties.
+    """
+    folder = tmp_path_factory.mktemp("run")
+    split, held_out = first(sample, 800), Split(sample.images[3940:], sample.labels[3940:])
+    validation = mislabel(held_out, 1 / 3)
+    plan = make_plan(split, "fast", epochs=8, batch_size=50, label_smoothing=0.0)
+    run = start_run(plan, 800, CPU)
+    train(run, split, validation, folder, quiet=True)
+    return run, validation, folder
 
 
 def test_best_is_the_epoch_with_the_best_validation_accuracy_the_earlier_on_a_tie(
-    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Run, Split, Path],
 ) -> None:
-    # The loss would choose otherwise: it is accuracy that counts.
-    script(monkeypatch, (0.4, 0.5), (0.9, 0.8), (0.3, 0.8), (0.1, 0.7))
-    kept = {}
-    real = training.save_run
-
-    def save_run(out_dir: Any, run: dict[str, Any], new_best: bool) -> None:
-        kept[run["epoch"]] = {k: v.clone() for k, v in run["model"].items()}
-        real(out_dir, run, new_best)
-
-    monkeypatch.setattr(training, "save_run", save_run)
-    assert cli(*OPTIONS).status == 0
-    best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
-    assert best["epoch"] == 2
-    assert best["metrics"]["val_accuracy"] == 0.8
-    assert same(best["model"], kept[2])
-    assert not same(best["model"], kept[3])
-    last = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    assert last["epoch"] == 4
-    assert last["resume"]["best"]["epoch"] == 2
+    run, _, folder = finished
+    accuracies = [metrics.val_accuracy for metrics in run.history]
+    losses = [metrics.val_loss for metrics in run.history]
+    kept = accuracies.index(max(accuracies)) + 1
+    # Otherwise this test could not tell: the loss would choose another, and so would the last tie.
+    assert kept != losses.index(min(losses)) + 1
+    assert kept != 8
+    assert accuracies.count(max(accuracies)) > 1
+    best = checkpoint.load(folder / "best.pt")
+    assert best.metrics == run.history[kept - 1]
+    assert checkpoint.load_run(folder / "last.pt").best.metrics == best.metrics
+    assert checkpoint.load(folder / "last.pt").metrics.epoch == 8
 
 
-def test_best_is_there_after_every_epoch(
-    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_first_epoch_is_kept_where_nothing_changes(sample: Split, tmp_path: Path) -> None:
+    split = first(sample, 40)
+    run = start_run(make_plan(split, epochs=3, batch_size=20, lr=1e-30), 40, CPU)
+    train(run, split, split, tmp_path, quiet=True)
+    assert len({metrics.val_accuracy for metrics in run.history}) == 1
+    assert checkpoint.load(tmp_path / "best.pt").metrics.epoch == 1
+
+
+def test_the_figures_of_an_epoch_are_those_of_the_weights_that_are_kept(
+    finished: tuple[Run, Split, Path],
 ) -> None:
-    stop_after(monkeypatch, 1)
-    cli(*OPTIONS)
-    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["epoch"] == 1
+    _, validation, folder = finished
+    for name in ("best.pt", "last.pt"):
+        trained = checkpoint.load(folder / name)
+        result = evaluate(trained.build_model(), validation)
+        assert trained.metrics.val_accuracy == pytest.approx(result.accuracy)
+        assert trained.metrics.val_loss == pytest.approx(result.loss, rel=1e-5)
 
 
-def test_the_test_split_chooses_nothing(cli: Callable, digits: Tiny, tmp_path: Path) -> None:
-    cli(*OPTIONS, "--out-dir", "first")
-    images, labels = data.FILES["test"]
-    digits.replace(labels, pack_idx(torch.arange(60) % 10))
-    digits.replace(images, pack_idx(torch.zeros(60, 28, 28)))
-    digits.write(tmp_path / "other")
-    outcome = cli(*OPTIONS, "--out-dir", "second", "--data-dir", "other")
-    assert "accuracy 10.00 % (54 errors of 60, mnist)" in outcome.out  # all alike: one class right
-    assert same(weights(tmp_path / "first" / "best.pt"), weights(tmp_path / "second" / "best.pt"))
-    assert read_history(tmp_path / "first") == read_history(tmp_path / "second")
-
-
-def test_the_result_is_that_of_best_and_not_of_last(
-    cli: Callable, digits: Tiny, monkeypatch: pytest.MonkeyPatch
+def test_what_is_kept_is_the_average_and_goes_on_being_what_it_was(
+    finished: tuple[Run, Split, Path],
 ) -> None:
-    script(monkeypatch, (1, 0.9), (1, 0.1), (1, 0.1), (1, 0.1))
-    trained = result(cli(*OPTIONS).out)
-    evaluated = cli("eval", "--ckpt").out.splitlines()[0].partition(", loss")[0]
-    assert trained == evaluated
-    last = cli("eval", "--ckpt", "checkpoints/last.pt").out.splitlines()[0].partition(", loss")[0]
-    assert trained != last
+    run, _, folder = finished
+    best, last = checkpoint.load(folder / "best.pt"), checkpoint.load(folder / "last.pt")
+    assert run.best is not None
+    for name, weight in run.averaged.state_dict().items():
+        assert torch.equal(last.weights[name], weight)
+        assert torch.equal(best.weights[name], run.best.weights[name])
+    assert not torch.equal(best.weights["fc1.weight"], last.weights["fc1.weight"])
 
 
-def test_a_loss_that_is_no_number_ends_the_run(
-    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_figures_of_training_are_those_of_its_steps(finished: tuple[Run, Split, Path]) -> None:
+    run, _, folder = finished
+    losses = checkpoint.load_run(folder / "last.pt").losses.view(8, 16)
+    for metrics, steps in zip(run.history, losses, strict=True):
+        assert metrics.train_loss == pytest.approx(steps.mean().item())
+        assert 0 <= metrics.train_accuracy <= 1
+        assert metrics.images_per_second == pytest.approx(800 / metrics.seconds)
+    assert run.history[0].train_accuracy < run.history[-1].train_accuracy > 0.95
+    assert run.history[0].train_loss > 3 * run.history[-1].train_loss
+
+
+def test_history_is_a_table_with_a_row_an_epoch(finished: tuple[Run, Split, Path]) -> None:
+    run, _, folder = finished
+    assert (folder / "history.csv").read_bytes().count(b"\r") == 0
+    with open(folder / "history.csv", newline="") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == [field.name for field in fields(Metrics)]
+    assert header == [
+        "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
+        "images_per_second",
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == [str(epoch) for epoch in range(1, 9)]
+    assert [float(row[5]) for row in rows] == [metrics.val_accuracy for metrics in run.history]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_an_epoch_is_a_line_on_stderr(
+    quiet: bool, sample: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real, calls = training.augment, []
-
-    def augment(images: torch.Tensor, **strengths: float) -> torch.Tensor:
-        calls.append(len(images))
-        return real(images, **strengths) * (float("nan") if len(calls) == 7 else 1)
-
-    monkeypatch.setattr(training, "augment", augment)
-    outcome = cli(*OPTIONS, "--quiet")
-    outcome.assert_refused("not finite", "epoch 2", "--lr")
-    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["epoch"] == 1
-
-
-# ------------------------------------------------------------------------------ repeating
+    split = first(sample, 40)
+    run = start_run(make_plan(split, epochs=2, batch_size=20), 40, CPU)
+    train(run, split, split, tmp_path, quiet)
+    out, err = capsys.readouterr()
+    assert out == ""
+    if quiet:
+        assert err == ""
+        return
+    *epochs, end = err.splitlines()
+    assert epochs == [describe_epoch(metrics, 2) for metrics in run.history]
+    assert end.startswith("training took ") and end.endswith(" s")
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(
-    cli: Callable, digits: Tiny, tmp_path: Path
-) -> None:
-    first = cli(*OPTIONS, "--out-dir", "first")
-    torch.manual_seed(12345)  # whatever was drawn before
-    second = cli(*OPTIONS, "--out-dir", "second", "--seed", 0)
-    for file in ("best.pt", "last.pt"):
-        assert same(weights(tmp_path / "first" / file), weights(tmp_path / "second" / file))
-    assert read_history(tmp_path / "first") == read_history(tmp_path / "second")
-    assert result(first.out) == result(second.out)
-
-
-def test_another_seed_gives_other_weights(cli: Callable, digits: Tiny, tmp_path: Path) -> None:
-    cli(*OPTIONS, "--out-dir", "first")
-    cli(*OPTIONS, "--out-dir", "second", "--seed", 1)
-    assert not same(weights(tmp_path / "first/last.pt"), weights(tmp_path / "second/last.pt"))
-
-
-def test_the_first_weights_follow_the_seed(cli: Callable, digits: Tiny, tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("b", 1), ("c", 1)):
-        cli(*OPTIONS, "--lr", 1e-30, "--seed", seed, "--out-dir", name)  # they stay where they are
-    a, b, c = (weights(tmp_path / name / "last.pt")["conv1.weight"] for name in "abc")
-    assert torch.equal(b, c)
-    assert not torch.allclose(a, b, atol=0.01)
-
-
-# ------------------------------------------------------------------------------ resuming
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Interrupts a run as soon as it has saved that epoch."""
-    real = training.save_run
-
-    def save_run(out_dir: Any, run: dict[str, Any], new_best: bool) -> None:
-        real(out_dir, run, new_best)
-        if run["epoch"] == epoch:
-            monkeypatch.setattr(training, "save_run", real)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "save_run", save_run)
-
-
-@pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.parametrize("epoch", [1, 3, 4])
-def test_a_run_that_was_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(
-    epoch: int, elsewhere: bool, cli: Callable, digits: Tiny, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    whole = cli(*OPTIONS, "--out-dir", "whole", "--lr", 0.01)
-    stop_after(monkeypatch, epoch)
-    stopped = cli(*OPTIONS, "--out-dir", "parts", "--lr", 0.01)
-    assert (stopped.status, stopped.out) == (130, "")
-    where = ("--out-dir", "new") if elsewhere else ()
-    resumed = cli("train", "--resume", "parts/last.pt", *where, "--device", "cpu")
-    assert resumed.status == 0
-    folder = tmp_path / ("new" if elsewhere else "parts")
-    assert resumed.out.endswith(f", checkpoint {folder.name}/best.pt\n")
-    assert result(resumed.out) == result(whole.out)
-    for file in ("best.pt", "last.pt"):
-        assert same(weights(folder / file), weights(tmp_path / "whole" / file))
-    assert read_history(folder) == read_history(tmp_path / "whole")
-    assert (folder / "curves.png").exists()
-    losses = [
-        torch.load(path / "last.pt", weights_only=True)["resume"]["losses"]
-        for path in (folder, tmp_path / "whole")
-    ]
-    assert torch.equal(*losses)  # of every step, for the curves
-    assert len([line for line in resumed.err.splitlines() if line.startswith("epoch ")]) == (
-        4 - epoch
+def test_a_line_says_how_an_epoch_went() -> None:
+    metrics = Metrics(7, 0.1, 0.25, 0.9321, 0.125, 0.9876, 2.04, 26960.8)
+    assert describe_epoch(metrics, 10) == (
+        "epoch  7/10: training loss 0.2500, accuracy 93.21%; "
+        "validation loss 0.1250, accuracy 98.76%; 2.0 s, 26,961 images/s"
     )
 
 
-def test_resuming_into_another_folder_leaves_the_first_as_it_is(
-    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_loss_that_is_no_number_ends_the_run(sample: Split, tmp_path: Path) -> None:
+    split = first(sample, 40)
+    run = start_run(make_plan(split, epochs=2, batch_size=10, lr=1e30), 40, CPU)
+    with pytest.raises(Error, match="the loss is not finite after epoch 1: choose a smaller --lr"):
+        train(run, split, split, tmp_path, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------ the start of a run
+
+
+def test_a_plan_is_the_recipe_with_what_was_changed(sample: Split) -> None:
+    plan = plan_run("fast", {"epochs": 3, "lr": 0.5}, 9, "mnist", sample)
+    assert plan.recipe == replace(RECIPES["fast"], epochs=3, lr=0.5)
+    assert (plan.overrides, plan.seed, plan.dataset) == ({"epochs": 3, "lr": 0.5}, 9, "mnist")
+    assert plan.versions == {"mnist_cnn": mnist_cnn.__version__, "torch": torch.__version__}
+    pixels = sample.images / 255
+    assert plan.mean == pytest.approx(pixels.mean().item(), rel=1e-4)
+    assert plan.std == pytest.approx(pixels.std().item(), rel=1e-4)
+
+
+def test_a_batch_may_be_as_large_as_the_training_split_and_no_larger(sample: Split) -> None:
+    split = first(sample, 100)
+    assert plan_run("standard", {"batch_size": 100}, 0, "sample", split).recipe.batch_size == 100
+    with pytest.raises(Error, match="--batch-size 101 is more than the 100 training images"):
+        plan_run("standard", {"batch_size": 101}, 0, "sample", split)
+
+
+def test_the_first_weights_follow_the_seed(sample: Split) -> None:
+    runs = []
+    for seed, drawn_before in ((0, 1), (1, 2), (1, 3)):
+        torch.manual_seed(drawn_before)
+        runs.append(start_run(make_plan(sample, seed=seed), 3600, CPU))
+    a, b, c = (run.net.state_dict() for run in runs)
+    assert all(torch.equal(b[name], c[name]) for name in b)
+    for name in ("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"):
+        assert not torch.allclose(a[name], b[name], atol=0.01)
+
+
+def test_a_run_begins_with_nothing_done(sample: Split) -> None:
+    run = start_run(make_plan(sample), 3600, CPU)
+    assert (run.step, run.history, run.best) == (0, [], None)
+    assert run.losses.shape == (40 * 28,)
+    assert run.steps_per_epoch == 28
+    averaged = run.averaged.state_dict()
+    assert all(torch.equal(weight, averaged[name]) for name, weight in run.net.state_dict().items())
+
+
+def leave_after(epoch: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> None:
+    """Runs until an epoch's history.csv, the last of its files, has its name."""
+    real, written = os.replace, []
+
+    def replace_file(source: Path, target: Path) -> None:
+        real(source, target)
+        written.append(Path(target).name)
+        if written.count("history.csv") == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", replace_file)
+        run()
+
+
+@pytest.mark.parametrize("steps", [2, 6])  # in all: with a rate that stays, and with a cycle
+def test_a_run_that_is_resumed_is_what_it_was(
+    steps: int, sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(monkeypatch, 2)
-    cli(*OPTIONS)
-    before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
-    assert cli("train", "--resume", "checkpoints/last.pt", "--out-dir", "new").status == 0
-    assert {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
+    split = first(sample, 20 * steps // 2)
+    plan = make_plan(split, epochs=2, batch_size=20)
+    left = start_run(plan, len(split.labels), CPU)
+    leave_after(1, monkeypatch, lambda: train(left, split, split, tmp_path, quiet=True))
+    assert (left.step, len(left.history)) == (steps // 2, 1)
+    back = resume_run(checkpoint.load_run(tmp_path / "last.pt"), len(split.labels), CPU)
+    assert (back.plan, back.step, back.history) == (left.plan, left.step, left.history)
+    assert back.schedule.get_last_lr() == left.schedule.get_last_lr()
+    pairs = [(back.net, left.net), (back.averaged, left.averaged)]
+    for one, other in pairs:
+        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    for run in (left, back):
+        train(run, split, split, tmp_path, quiet=True)
+    for one, other in pairs:
+        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    assert torch.equal(back.losses, left.losses)
 
 
-def test_the_best_epoch_may_lie_before_the_stop(
-    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script(monkeypatch, (1, 0.9), (1, 0.2), (1, 0.9), (1, 0.3))
-    stop_after(monkeypatch, 2)
-    cli(*OPTIONS)
-    first = weights(tmp_path / "checkpoints" / "best.pt")
-    assert cli("train", "--resume", "checkpoints/last.pt", "--out-dir", "new").status == 0
-    best = checkpoint.load(tmp_path / "new" / "best.pt")
-    assert best["epoch"] == 1
-    assert same(best["model"], first)
-
-
-def test_a_finished_run_trains_nothing_and_prints_its_result(
-    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finished = cli(*OPTIONS)
-    before = weights(tmp_path / "checkpoints" / "last.pt")
-    monkeypatch.setattr(training, "batches", lambda *_: pytest.fail("it trained"))
-    again = cli("train", "--resume", "checkpoints/last.pt")
-    assert again.status == 0
-    assert again.out == finished.out
-    assert "replacing" not in again.err
-    assert same(weights(tmp_path / "checkpoints" / "last.pt"), before)
-
-
-def test_a_lost_best_comes_back(cli: Callable, digits: Tiny, tmp_path: Path) -> None:
-    finished = cli(*OPTIONS)
-    before = weights(tmp_path / "checkpoints" / "best.pt")
-    (tmp_path / "checkpoints" / "best.pt").unlink()
-    (tmp_path / "checkpoints" / "history.csv").unlink()
-    assert cli("train", "--resume", "checkpoints/last.pt").out == finished.out
-    assert same(weights(tmp_path / "checkpoints" / "best.pt"), before)
-    assert len(read_history(tmp_path / "checkpoints")) == 4
-
-
-def test_resuming_finds_the_data_where_it_is_now(
-    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stop_after(monkeypatch, 2)
-    cli(*OPTIONS)
-    shutil.move(tmp_path / "data", tmp_path / "moved")
-    resumed = cli("train", "--resume", "checkpoints/last.pt", "--data-dir", "moved")
-    assert resumed.status == 0
-
-
-def test_resuming_best_names_last(cli: Callable, sample_checkpoint: Path) -> None:
-    outcome = cli("train", "--resume", sample_checkpoint)
-    outcome.assert_refused(str(sample_checkpoint.with_name("last.pt")))
-
-
-def test_a_run_begun_by_another_version_is_refused(
-    cli: Callable, sample_checkpoint: Path, tmp_path: Path
-) -> None:
-    run = checkpoint.load(sample_checkpoint.with_name("last.pt"))
-    del run["recipe"]["fade"]
-    checkpoint.save(tmp_path / "last.pt", run)
-    outcome = cli("train", "--resume", tmp_path / "last.pt", "--out-dir", "new")
-    outcome.assert_refused("another version", "fade")
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("--recipe", "standard"), ("--epochs", 6), ("--batch-size", 128), ("--lr", 0.004),
-     ("--seed", 0), ("--dataset", "sample")],
-)  # fmt: skip
-def test_training_options_beside_resume_are_refused(
-    option: str, value: object, cli: Callable, sample_checkpoint: Path
-) -> None:
-    last = sample_checkpoint.with_name("last.pt")
-    before = last.read_bytes()
-    cli("train", "--resume", last, option, value).assert_refused(option, "--resume")
-    assert last.read_bytes() == before
-
-
-# ------------------------------------------------------------------------------ recipes
-
-
-@pytest.mark.parametrize("name", training.RECIPES)
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_every_recipe_can_be_planned_for_every_data_set(name: str, dataset: str) -> None:
-    images, labels = data.load_split("sample", "test", "")
-    run = training.plan_run(name, {}, 3, dataset, data.Split(images, labels))
-    assert run["recipe"]["name"] == name
-    assert run["recipe"]["epochs"] >= 1
-    assert (run["seed"], run["dataset"], run["overrides"]) == (3, dataset, {})
-    assert run["classes"] == data.SOURCES[dataset].classes
-    CNN(**run["model_args"])
-    data.augment(images[:2], **run["recipe"]["augmentation"])
-
-
-def test_overrides_take_the_place_of_the_recipe_and_are_recorded(
-    cli: Callable, digits: Tiny, tmp_path: Path
-) -> None:
-    cli(*OPTIONS, "--lr", 0.002, "--seed", 7, "--recipe", "fast")
-    best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
-    given = {"epochs": 4, "batch_size": 50, "lr": 0.002}
-    assert best["overrides"] == given
-    assert {key: best["recipe"][key] for key in given} == given
-    assert best["seed"] == 7
-    assert best["recipe"]["name"] == "fast"
-    assert best["recipe"]["augmentation"] == training.RECIPES["fast"].augmentation
-
-
-def test_a_batch_as_large_as_the_training_split_is_one_step(
-    cli: Callable, digits: Tiny, tmp_path: Path
-) -> None:
-    options = ("train", "--dataset", "mnist", "--epochs", 1, "--device", "cpu", "--batch-size")
-    assert cli(*options, 200).status == 0
-    last = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    assert len(last["resume"]["losses"]) == 1
-    cli(*options, 201).assert_refused("201", "200", "--batch-size")
-
-
-def test_a_batch_larger_than_the_split_is_an_error_of_its_own() -> None:
-    images, labels = data.load_split("sample", "test", "")
-    with pytest.raises(Error, match="--batch-size 1001"):
-        training.plan_run("standard", {"batch_size": 1001}, 0, "sample", data.Split(images, labels))
+def test_a_run_on_another_number_of_images_is_refused(finished: tuple[Run, Split, Path]) -> None:
+    paused = checkpoint.load_run(finished[2] / "last.pt")
+    with pytest.raises(Error, match="its steps are not those of its data"):
+        resume_run(paused, 700, CPU)
+    assert resume_run(paused, 800, CPU).step == 128

@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from mnist_cnn import data, visualize
+from mnist_cnn import visualize
+from mnist_cnn.datasets import CLOTHES, DIGITS
 
 
 @pytest.fixture(autouse=True)
 def no_warnings() -> Iterator[None]:
     """matplotlib warns of characters that its font lacks and of layouts that do not fit."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", category=UserWarning)
         yield
 
 
@@ -67,7 +68,7 @@ def assert_inside(found: dict[str, Bbox], figure: Figure) -> None:
      (1, "clothes"), (9, "clothes"), (25, "clothes")],
 )  # fmt: skip
 def test_titles_neither_overlap_nor_are_cut_off(count: int, classes: str) -> None:
-    figure = predictions(count, data.DIGITS if classes == "digits" else data.CLOTHES)
+    figure = predictions(count, DIGITS if classes == "digits" else CLOTHES)
     draw(figure)
     found = boxes(figure)
     assert len(found) == 2 * count + 1
@@ -81,7 +82,7 @@ def test_titles_neither_overlap_nor_are_cut_off(count: int, classes: str) -> Non
 def test_an_image_comes_with_both_labels_and_the_confidence() -> None:
     images = np.zeros((2, 28, 28), np.uint8)
     images[1, 3, 4] = 200
-    figure = visualize.draw_predictions(images, [0, 9], [0, 7], [0.5, 0.987], data.CLOTHES, "two")
+    figure = visualize.draw_predictions(images, [0, 9], [0, 7], [0.5, 0.987], CLOTHES, "two")
     first, second = (axes for axes in figure.axes if axes.images)
     assert "T-shirt/top" in first.get_title() and "50.0%" in first.get_title()
     for text in ("Sneaker", "Ankle boot", "98.7%"):
@@ -92,7 +93,7 @@ def test_an_image_comes_with_both_labels_and_the_confidence() -> None:
 
 def test_right_and_wrong_differ_in_more_than_colour() -> None:
     images = np.zeros((2, 28, 28), np.uint8)
-    figure = visualize.draw_predictions(images, [3, 3], [3, 5], [0.9, 0.9], data.DIGITS, "two")
+    figure = visualize.draw_predictions(images, [3, 3], [3, 5], [0.9, 0.9], DIGITS, "two")
     right, wrong = (axes for axes in figure.axes if axes.images)
     assert right.get_title()[0] != wrong.get_title()[0]
     frames = [(a.spines["left"].get_linewidth(), a.spines["left"].get_linestyle())
@@ -102,29 +103,17 @@ def test_right_and_wrong_differ_in_more_than_colour() -> None:
 
 
 def test_images_are_shown_on_one_scale_of_grey() -> None:
-    figure = predictions(4, data.DIGITS)
+    figure = predictions(4, DIGITS)
     assert {axes.images[0].get_clim() for axes in figure.axes if axes.images} == {(0, 255)}
-
-
-def make_history(epochs: int) -> list[dict[str, float]]:
-    accuracies = [0.9 + 0.09 * np.sin(2 * epoch / epochs) for epoch in range(1, epochs + 1)]
-    return [
-        {
-            "epoch": epoch,
-            "train_loss": 1 / epoch,
-            "train_accuracy": accuracy - 0.02,
-            "val_loss": 0.5 / epoch,
-            "val_accuracy": accuracy,
-        }
-        for epoch, accuracy in enumerate(accuracies, 1)
-    ]
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 400), (2, 1), (12, 30), (200, 3)])
 def test_curves_of_any_length(epochs: int, steps: int) -> None:
-    history = make_history(epochs)
     losses = list(np.linspace(2.3, 0.1, epochs * steps))
-    figure = visualize.draw_curves(history, losses)
+    val_losses = [0.5 / epoch for epoch in range(1, epochs + 1)]
+    val_accuracies = [0.9 + 0.09 * np.sin(2 * epoch / epochs) for epoch in range(1, epochs + 1)]
+    train_accuracies = [accuracy - 0.02 for accuracy in val_accuracies]
+    figure = visualize.draw_curves(losses, val_losses, train_accuracies, val_accuracies)
     draw(figure)
     loss, accuracy = figure.axes
     for axes in (loss, accuracy):
@@ -134,19 +123,28 @@ def test_curves_of_any_length(epochs: int, steps: int) -> None:
         assert axes.get_legend() is not None
         assert_inside({"whole": axes.get_tightbbox()}, figure)
     shown = {line.get_label(): line.get_ydata() for line in accuracy.lines}
-    expected = [100 * row["val_accuracy"] for row in history]
-    assert list(shown["validation"]) == pytest.approx(expected)
+    assert list(shown["validation"]) == pytest.approx([100 * share for share in val_accuracies])
+    training = next(values for label, values in shown.items() if label.startswith("training"))
+    assert list(training) == pytest.approx([100 * share for share in train_accuracies])
     shown = {line.get_label(): line.get_ydata() for line in loss.lines}
-    assert list(shown["validation"]) == pytest.approx([row["val_loss"] for row in history])
+    assert list(shown["validation"]) == pytest.approx(val_losses)
     training = next(values for label, values in shown.items() if label.startswith("training"))
     assert len(training) > 0 and np.isfinite(training).all()
+
+
+def test_curves_mark_the_epoch_that_was_kept_the_earlier_on_a_tie() -> None:
+    figure = visualize.draw_curves([2.0, 1.0, 0.5, 0.4], [1, 0.4, 0.3, 0.2], [0.8] * 4,
+                                   [0.9, 0.97, 0.95, 0.97])  # fmt: skip
+    (kept,) = [line for line in figure.axes[1].lines if str(line.get_label()).startswith("kept")]
+    assert kept.get_label() == "kept: 97.00%"
+    assert (list(kept.get_xdata()), list(kept.get_ydata())) == ([2], [97.0])
 
 
 def test_the_confusion_matrix_shows_every_count() -> None:
     counts = np.zeros((10, 10), np.int64)
     counts[np.arange(10), np.arange(10)] = np.arange(100, 110)
     counts[4, 9] = 17
-    figure = visualize.draw_confusion(counts, data.CLOTHES, "made up")
+    figure = visualize.draw_confusion(counts, CLOTHES, "made up")
     draw(figure)
     (axes,) = figure.axes
     numbers = {}
@@ -155,8 +153,8 @@ def test_the_confusion_matrix_shows_every_count() -> None:
             x, y = text.get_position()
             numbers[y, x] = int(text.get_text())
     assert numbers == {(i, i): 100 + i for i in range(10)} | {(4, 9): 17}
-    assert [label.get_text() for label in axes.get_yticklabels()] == data.CLOTHES
-    assert [label.get_text() for label in axes.get_xticklabels()] == data.CLOTHES
+    assert [label.get_text() for label in axes.get_yticklabels()] == CLOTHES
+    assert [label.get_text() for label in axes.get_xticklabels()] == CLOTHES
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
     assert_inside({"whole": axes.get_tightbbox()}, figure)
     assert_apart({str(i): label.get_window_extent()
@@ -164,7 +162,7 @@ def test_the_confusion_matrix_shows_every_count() -> None:
 
 
 def test_a_confusion_matrix_without_mistakes_can_be_drawn() -> None:
-    figure = visualize.draw_confusion(np.diag([5] * 10), data.DIGITS, "none")
+    figure = visualize.draw_confusion(np.diag([5] * 10), DIGITS, "none")
     assert visualize.save(figure, ".png")
 
 
@@ -173,10 +171,10 @@ def test_a_confusion_matrix_without_mistakes_can_be_drawn() -> None:
     [(".png", b"\x89PNG"), (".PDF", b"%PDF"), (".svg", b"<?xml"), ("", b"\x89P")],
 )
 def test_figures_are_saved_as_their_suffix_says(suffix: str, start: bytes) -> None:
-    figure = predictions(2, data.DIGITS)
+    figure = predictions(2, DIGITS)
     assert visualize.save(figure, suffix).startswith(start)
 
 
 def test_a_saved_picture_is_large_enough_to_read() -> None:
-    picture = Image.open(io.BytesIO(visualize.save(predictions(9, data.DIGITS), ".png")))
+    picture = Image.open(io.BytesIO(visualize.save(predictions(9, DIGITS), ".png")))
     assert min(picture.size) > 500

@@ -20,7 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     from mnist_cnn import demo
+    from mnist_cnn.handwriting import use_one_thread
 
+    use_one_thread()
     demo.check(args.port)
     demo.serve(load_digit_reader(args), args.port)
     return 0

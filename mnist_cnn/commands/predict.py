@@ -2,15 +2,9 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
 
 from mnist_cnn.commands import options
 from mnist_cnn.commands.shared import check_picture, load_digit_reader, say, write_picture
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from mnist_cnn.predict import Answer
 
 HELP = "read the digits in your own pictures"
 MAX_SHOWN = 20  # pictures whose preparation is drawn
@@ -34,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     model = load_digit_reader(args)
 
     from mnist_cnn import predict
+    from mnist_cnn.handwriting import use_one_thread
 
+    use_one_thread()
     read = predict.predict_numbers if args.number else predict.predict
     files = predict.expand_patterns(args.images)
     answers, drawn, failed = [], [], False
@@ -51,22 +47,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(answers))
     if drawn:
-        write_picture(draw(drawn, args.number), args.show_input)
+        write_picture(predict.draw_answers(drawn, args.number), args.show_input)
         say(f"wrote {args.show_input}")
     return 1 if failed else 0
-
-
-def draw(answers: "list[Answer]", number: bool) -> "Figure":
-    """Draw what the network saw: the steps of each picture, or the boxes of its digits."""
-    from mnist_cnn import visualize
-
-    names = [answer.file for answer in answers]
-    if not number:
-        probabilities = [answer.readings[0].probabilities for answer in answers]
-        return visualize.draw_inputs(names, [answer.steps for answer in answers], probabilities)
-    return visualize.draw_boxes(
-        names,
-        [answer.steps[0][1] for answer in answers],
-        [[one.box for one in answer.readings if one.box] for answer in answers],
-        [[one.digit for one in answer.readings] for answer in answers],
-    )

@@ -116,7 +116,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
     from mnist_cnn import checkpoint
     from mnist_cnn.data import split_validation
     from mnist_cnn.download import choose_dataset
-    from mnist_cnn.system.files import check_folder, lock_folder, remove_leavings
+    from mnist_cnn.system.files import TRIAL, check_folder, lock_folder, remove_leavings
     from mnist_cnn.train import plan_run
 
     fallen_back = ""
@@ -150,7 +150,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
 
     check_folder(out_dir, "--out-dir")
     locks.enter_context(lock_folder(out_dir, "--out-dir"))
-    remove_leavings(out_dir, OUTPUTS)
+    remove_leavings(out_dir, (*OUTPUTS, TRIAL))
     spare_earlier_run(args, Path(out_dir) / "best.pt", fallen_back)
     if fallen_back:
         say(

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from mnist_cnn import Error
 
 LOCK = ".training.lock"
+TRIAL = "trial"  # what check_folder writes
 
 
 def write_file(path: str | Path, content: bytes) -> None:
@@ -57,6 +58,8 @@ def rename(scratch: Path, path: Path) -> None:
 def remove_leavings(folder: str | Path, names: tuple[str, ...]) -> None:
     """Remove what `write_file` left in a folder when it was killed; only of files of these names.
 
+    The name TRIAL stands for what `check_folder` left.
+
     Whoever calls this has to be the only one who writes these files.
     """
     patterns = [re.compile(rf"\.{re.escape(name)}\.\d+-[0-9a-f]{{8}}") for name in names]
@@ -96,7 +99,7 @@ def check_folder(folder: str | Path, option: str) -> None:
     """
     # Not by tempfile: on Windows it takes a folder that may not be written for a name that is
     # taken, and tries two thousand million others (github.com/python/cpython/issues/66305).
-    trial = scratch_path(Path(folder) / "trial")
+    trial = scratch_path(Path(folder) / TRIAL)
     try:
         trial.parent.mkdir(parents=True, exist_ok=True)
         open(trial, "xb").close()

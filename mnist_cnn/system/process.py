@@ -7,10 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 # What PyTorch's errors say when memory is short, on CPUs and GPUs.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 PATIENCE = 5  # seconds between a first Ctrl-C and one that ends the program at once
+LOADING = 1  # seconds that a module may take to load before an interruption does not wait for it
 
 
 class Terminated(KeyboardInterrupt):
@@ -25,21 +28,39 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
     what the program does on its way out. Only after PATIENCE seconds it ends at once; files are
     whole at any time.
 
+    No exception is raised while a module is being loaded: PyTorch's may lose it, or abort. There
+    it is put off, but not for long: before all modules are loaded nothing has been begun.
+
     Args:
         restore: put the earlier handlers back in the end, also after a signal. A program that is
             about to exit had better ignore further ones: they would disturb its shutdown.
     """
     first = 0.0  # when the first signal came
+    signals: list[int] = []  # that one's number
+    raised = False
 
-    def handle(number: int, frame: object) -> None:
-        nonlocal first
-        if not first:
-            first = time.monotonic()
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
-        if time.monotonic() - first > PATIENCE:
-            os._exit(128 + number)
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first, raised
+        now = time.monotonic()
+        if not signals:
+            signals.append(number)
+            first = now
+        if raised:
+            if now - first > PATIENCE:
+                os._exit(128 + signals[0])
+            return
+        if is_loading(frame):
+            if sys.platform != "win32" and now - first < LOADING:
+                before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, handle))
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                return
+            if not restore:
+                print("\ninterrupted", file=sys.stderr, flush=True)
+                os._exit(128 + signals[0])
+        raised = True
+        raise KeyboardInterrupt if signals[0] == signal.SIGINT else Terminated
 
-    before = {}
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():  # no other one is told of signals
         numbers = [signal.SIGINT, signal.SIGTERM]
         if sys.platform == "win32":
@@ -51,11 +72,22 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        if signals and sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            if restore or not first:
+            if restore or not signals:
                 signal.signal(number, handler)
             else:  # Python's shutdown would put the system's own in the place of ours
                 signal.signal(number, signal.SIG_IGN)
+
+
+def is_loading(frame: FrameType | None) -> bool:
+    """Tell whether a module is being loaded where a frame of the stack is, or above it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

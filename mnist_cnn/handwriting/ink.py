@@ -1,0 +1,258 @@
+"""From grey pixels to ink: the sheet, its light, its lines, until only what was written is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from mnist_cnn import Error
+from mnist_cnn.handwriting.arrays import Grey, Ink, Mask, Outline, above_surroundings
+
+FAINTEST = 12  # of 255: what differs less from the paper is no ink
+CONTRAST = 40  # of 255: the table, or a frame, differs from the sheet by more than this
+MOST_HOLES = 10_000  # in a sheet: grain and strokes leave far fewer, pure noise more
+MOST_LINES = 2000  # the clearest that are looked at: squared paper has some hundreds
+INK = 64  # of 255, after `find_ink`: from here on a pixel belongs to a stroke
+
+Point: TypeAlias = tuple[int, int]  # x, y
+
+
+# ------------------------------------------------------------------------------ the sheet
+
+
+def clear_surroundings(grey: Grey) -> Grey:
+    """Fill what lies around the sheet (a table, a frame, a margin) with the sheet's own edge.
+
+    A picture in which no sheet is found stays as it is.
+    """
+    outline = find_sheet(grey)
+    return grey if outline is None else fill_around(grey, outline)
+
+
+def find_sheet(grey: Grey) -> Outline | None:
+    """Return the outline of the sheet; None where the whole picture is paper.
+
+    The sheet is a rectangle, tilted or not, of which the digit is a hole: the smallest light or
+    dark region of that kind which has at least three edges inside the picture.
+    """
+    least = 0.2 * grey.size
+    smallest, sheet = float(grey.size), None
+    for region in light_and_dark(grey):
+        for piece, place in large_pieces(region, least):
+            outline = outer_edge(piece, place)
+            area = cv2.contourArea(outline)
+            if (
+                least < area < smallest
+                and is_rectangle_inside(outline, area, grey.shape)
+                and holds_a_digit(piece, area)
+                and stands_out(outline, grey)
+            ):
+                smallest, sheet = area, outline
+    return sheet
+
+
+def light_and_dark(grey: Grey) -> Iterator[Mask]:
+    """Yield what is lighter, and then what is darker, than each of three thresholds.
+
+    Where a shadow splits the sheet in two, the darker or the lighter half of the picture alone
+    shows it whole.
+    """
+    middle = otsu(grey)
+    levels = sorted({middle, otsu(grey[grey <= middle]), otsu(grey[grey > middle])})
+    for level in levels:
+        yield (grey > level).astype(np.uint8)
+    for level in levels:
+        yield (grey <= level).astype(np.uint8)
+
+
+def otsu(values: Grey) -> int:
+    """Return the grey that best parts the light values from the dark ones (Otsu, 1979)."""
+    if not values.size:
+        return 0
+    return int(cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)[0])
+
+
+def large_pieces(region: Mask, least: float) -> Iterator[tuple[Mask, tuple[int, int]]]:
+    """Yield the connected pieces of a region that may be as large as `least` pixels.
+
+    Returns:
+        of each, what its bounding box cuts out of the picture, without all other pieces, and the
+        box's left and top. They are told from the many small ones by their boxes alone.
+    """
+    labels, boxes = cv2.connectedComponentsWithStats(region)[1:3]
+    for i in range(1, len(boxes)):
+        x, y, w, h = map(int, boxes[i, :4])
+        if w * h > least:
+            yield (labels[y : y + h, x : x + w] == i).astype(np.uint8), (x, y)
+
+
+def outer_edge(piece: Mask, place: tuple[int, int]) -> Outline:
+    """Return the outline of a connected piece whose left and top are at a place."""
+    outlines, _ = cv2.findContours(piece, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=place)
+    return np.asarray(outlines[0], np.int32)
+
+
+def is_rectangle_inside(outline: Outline, area: float, shape: tuple[int, ...]) -> bool:
+    """Return whether an outline is a rectangle with three edges or more inside the picture."""
+    height, width = shape
+    x, y, w, h = cv2.boundingRect(outline)
+    touched = (x == 0) + (y == 0) + (x + w == width) + (y + h == height)
+    (_, (long, short), _) = cv2.minAreaRect(outline)
+    return touched <= 1 and area >= 0.95 * long * short
+
+
+def holds_a_digit(piece: Mask, area: float) -> bool:
+    """Return whether one of a piece's holes is as high as a digit, and all of them leave paper.
+
+    Args:
+        area: within the piece's outer edge, in pixels.
+    """
+    around = 1 - np.pad(piece, 1)
+    boxes = cv2.connectedComponentsWithStats(around, connectivity=4)[2]
+    holes = boxes[2:, 2:4]  # width, height; before them come the piece itself and what is outside
+    highest = holes.max(initial=0) + 2  # up to and including the pixels around the hole
+    if highest <= 0.2 * min(piece.shape) or len(holes) > MOST_HOLES:
+        return False
+    outlines, tree = cv2.findContours(piece, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    edges = [outline for outline, row in zip(outlines, tree[0]) if row[3] >= 0]
+    return sum(map(cv2.contourArea, edges)) < 0.5 * area
+
+
+def stands_out(outline: Outline, grey: Grey) -> bool:
+    """Return whether what is inside an outline differs clearly from what lies along it outside."""
+    inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 1, cv2.FILLED)
+    along = cv2.dilate(inside, np.ones((5, 5), np.uint8)) > inside
+    return bool(abs(np.median(grey[inside > 0]) - np.median(grey[along])) > CONTRAST)
+
+
+def fill_around(grey: Grey, outline: Outline) -> Grey:
+    """Give each pixel outside an outline the grey of the nearest one well inside it."""
+    inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 1, cv2.FILLED)
+    rim = max(grey.shape) // 100 + 1  # the edge itself is blurred
+    inside = cv2.erode(inside, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8))
+    if not inside.any():
+        return grey
+    _, nearest = cv2.distanceTransformWithLabels(
+        1 - np.asarray(inside, np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    edge = np.zeros(int(nearest.max()) + 1, np.uint8)
+    edge[nearest[inside > 0]] = cv2.medianBlur(grey, 5)[inside > 0]
+    return np.where(inside > 0, grey, edge[nearest])
+
+
+# ------------------------------------------------------------------------------ light and ink
+
+
+def dark_on_light(grey: Grey) -> Grey:
+    """Invert a picture of light ink on dark ground.
+
+    Ink is what is rarer, so the picture's detail is skewed towards it; and paper is what reaches
+    the edges of the picture. Both are judged against the surroundings: shadows don't count.
+    """
+    detail = above_surroundings(grey)
+    spread = float(detail.std()) + 1e-6
+    skewness = float((detail * detail * detail).mean()) / spread**3  # numpy is slow at **3
+    levels = np.clip(detail / 2 + 128, 0, 255).astype(np.uint8)
+    light = cv2.threshold(levels, 0, 1, cv2.THRESH_OTSU)[1]
+    edges = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]]).mean() - 0.5
+    return grey if edges > skewness else 255 - grey
+
+
+def even_light(grey: Grey) -> Grey:
+    """Divide dark ink on light paper by the paper's own brightness, so that all paper is white.
+
+    The paper under the ink is what a morphological closing leaves: any dark shape into which a
+    square of a third of the picture does not fit is filled from its surroundings, and the edges of
+    larger ones, such as shadows, stay where they are.
+    """
+    side = max(3, min(grey.shape) // 3) | 1  # odd, or the closing would shift edges
+    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
+    return np.asarray(cv2.divide(grey, paper, scale=255), np.uint8)
+
+
+def find_ink(grey: Grey) -> Ink:
+    """Return how much ink each pixel of a dark-on-light picture has.
+
+    Otsu's threshold (1979) is taken among the pixels that are not blank paper, however few they
+    are; full ink is the upper quartile of what lies above it. In between are edges and faint
+    strokes.
+
+    Raises:
+        Error: all is blank.
+    """
+    depth = 255 - grey.astype(np.float32)
+    # At least a third of the picture is paper: its noise is seen on the side that has no ink.
+    lowest, low = np.percentile(depth, (2, 16))
+    noise = float(low - lowest)  # one deviation of a normal distribution
+    depth -= low + noise
+    marks = depth[depth > max(FAINTEST, 5 * noise)]
+    if marks.size == 0:
+        raise Error("no ink was found: the picture is all of one colour")
+    threshold = otsu(marks.astype(np.uint8))
+    full = float(np.percentile(marks[marks >= threshold], 75))
+    depth[depth < 3 * noise] = 0
+    return np.asarray(np.clip(depth * (255 / full), 0, 255), np.uint8)
+
+
+# ------------------------------------------------------------------------------ lines
+
+
+def remove_lines(ink: Ink) -> Ink:
+    """Erase the lines of ruled or squared paper: thin, straight, from edge to edge of the sheet.
+
+    Found by the Hough transform, for lines tilted by up to 5 degrees, among what is thinner than
+    an eightieth of the picture; strokes that cross a line are closed again.
+    """
+    thickest = max(ink.shape) // 80
+    if thickest < 3:
+        return ink  # so coarse a picture has no lines thinner than a stroke
+    mask = (ink >= INK).astype(np.uint8)
+    square = np.ones((thickest, thickest), np.uint8)
+    thin = mask - np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, square), np.uint8)
+    ink = remove_level_lines(ink, thin, thickest)
+    return np.transpose(remove_level_lines(ink.T, thin.T, thickest))
+
+
+def remove_level_lines(ink: Ink, thin: Mask, thickest: int) -> Ink:
+    """Erase the lines that run from left to right among what is thin: at most `thickest` pixels."""
+    ends = find_level_lines(ink, np.ascontiguousarray(thin))
+    if not ends:
+        return ink
+    drawn = np.zeros(ink.shape, np.uint8)
+    for left, right in ends:
+        cv2.line(drawn, left, right, 1, thickest)
+    erased = ink.copy()
+    erased[(drawn > 0) & (cv2.dilate(thin, np.ones((3, 3), np.uint8)) > 0)] = 0
+    across = np.ones((2 * thickest + 1, 1), np.uint8)
+    closed = np.asarray(cv2.morphologyEx(erased, cv2.MORPH_CLOSE, across), np.uint8)
+    return np.where(drawn > 0, closed, erased)
+
+
+def find_level_lines(ink: Ink, thin: Mask) -> list[tuple[Point, Point]]:
+    """Return where lines that run from left to right through the sheet meet the picture's sides."""
+    height, width = ink.shape
+    tilt = np.deg2rad(5)
+    lines = cv2.HoughLines(
+        thin, 1, np.deg2rad(0.25), int(0.4 * width),
+        min_theta=np.pi / 2 - tilt, max_theta=np.pi / 2 + tilt,
+    )  # fmt: skip
+    if lines is None:
+        return []
+    mask = cv2.dilate((ink >= INK).astype(np.uint8), np.ones((3, 1), np.uint8))
+    ends = []
+    x = np.arange(width)
+    for rho, theta in lines.reshape(-1, 2)[:MOST_LINES]:  # x cos(theta) + y sin(theta) = rho
+        y = np.rint((rho - x * np.cos(theta)) / np.sin(theta)).astype(int)
+        there = (y >= 0) & (y < height)
+        inked = x[there][mask[y[there], x[there]] > 0]
+        if not len(inked):
+            continue
+        # Half of a line may be hidden by the digit, but there is ink all along it; it may end
+        # where the sheet ends.
+        length = inked[-1] - inked[0]
+        if length > 0.8 * width and len(inked) > 0.93 * length:
+            ends.append(((0, int(y[0])), (width - 1, int(y[-1]))))
+    return ends

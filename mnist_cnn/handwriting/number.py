@@ -1,0 +1,229 @@
+"""From ink to several digits: which strokes belong together, where digits that touch are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_cnn import Error
+from mnist_cnn.handwriting.arrays import Box, Ink, cropped
+from mnist_cnn.handwriting.digit import find_pieces, only
+from mnist_cnn.handwriting.ink import INK
+
+MOST = 300  # pieces of ink in one picture: a page of digits has fewer, noise has thousands
+# What a cut between two digits costs, what it costs by the share of the height that it cuts
+# through ink, and what a part costs that is broader than a digit, by its width / height.
+CUT, THROUGH, WIDE, BROAD = 0.5, 1.5, 4.0, 1.2
+
+# Some ink -> how surely each of it is a digit: (N,) in [0, 1].
+Judge: TypeAlias = Callable[[Sequence[Ink]], NDArray[np.float32]]
+Span: TypeAlias = tuple[int, int]  # from which cut to which, counting both ends as cuts
+
+
+class Part(NamedTuple):
+    """The ink of one or more digits, cut out of the picture at (left, top)."""
+
+    ink: Ink
+    left: int
+    top: int
+
+    @property
+    def box(self) -> Box:
+        """Where the ink is in the picture."""
+        x, y, w, h = cv2.boundingRect((self.ink >= INK).astype(np.uint8))
+        return self.left + x, self.top + y, self.left + x + w, self.top + y + h
+
+
+# ------------------------------------------------------------------------------ what is together
+
+
+def find_parts(ink: Ink) -> list[Part]:
+    """Find the pieces of ink that belong together: each a digit, or digits that touch.
+
+    Raises:
+        Error: there is no ink, or it is in so many pieces that these can hardly be digits.
+    """
+    labels, boxes, mass = find_pieces(ink)
+    sides = boxes[:, 2:].max(1)
+    order = np.argsort(sides)
+    share = np.cumsum(mass[order]) / mass.sum()
+    size = float(sides[order[np.searchsorted(share, 0.5)]])  # half of the ink is in larger pieces
+    large = np.nonzero((mass > 0.03 * mass.max()) & (sides > 0.15 * size))[0]
+    if len(large) > MOST:
+        raise Error(
+            f"more than {MOST} pieces of ink were found: give a clearer picture, or a part of it"
+        )
+    pieces = large[np.argsort(-mass[large])]
+    x, y, w, h = boxes[pieces].T
+    corners = np.stack([x, y, x + w, y + h], axis=1).tolist()
+    parts = []
+    for members, (left, top, right, bottom) in group([tuple(box) for box in corners], size):
+        if max(right - left, bottom - top) < 0.35 * size:
+            continue  # a speck that belongs to nothing
+        rim = 3
+        top, left = max(0, top - rim), max(0, left - rim)
+        window = np.s_[top : bottom + rim, left : right + rim]
+        marks = np.isin(labels[window], pieces[members])
+        parts.append(Part(only(ink[window], marks), left, top))
+    if not parts:  # little ink in large pieces, and much in specks
+        raise Error("no ink was found in the picture")
+    return parts
+
+
+def group(boxes: Sequence[Box], size: float) -> list[tuple[list[int], Box]]:
+    """Join boxes whose pieces belong to one digit.
+
+    Args:
+        boxes: the largest first.
+        size: of most digits, in pixels.
+
+    Returns:
+        the groups, each as the indices of its boxes and the box around them.
+    """
+    groups: list[tuple[list[int], Box]] = []
+    for i, box in enumerate(boxes):
+        members, hull = [i], box
+        for other in groups[:]:  # it joins all that it belongs to, so that they become one
+            if belong(hull, other[1], size):
+                groups.remove(other)
+                members = members + other[0]
+                hull = around(hull, other[1])
+        groups.append((members, hull))
+    return groups
+
+
+def around(a: Box, b: Box) -> Box:
+    """Return the smallest box that holds two."""
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def belong(a: Box, b: Box, size: float) -> bool:
+    """Return whether two boxes are pieces of one digit: one above the other, or a bit close to it.
+
+    Args:
+        size: of most digits, in pixels.
+    """
+    across = min(a[2], b[2]) - max(a[0], b[0])  # negative: a gap
+    down = min(a[3], b[3]) - max(a[1], b[1])
+    narrower = min(a[2] - a[0], b[2] - b[0])
+    height = max(a[3], b[3]) - min(a[1], b[1])
+    smaller = min(max(a[2] - a[0], a[3] - a[1]), max(b[2] - b[0], b[3] - b[1]))
+    above = across >= 0.5 * narrower and down > -0.25 * size and height < 1.7 * size
+    return above or (smaller < 0.5 * size and min(across, down) > -0.12 * size)
+
+
+def order_rows(boxes: Sequence[Box]) -> list[list[int]]:
+    """Return the indices of boxes in reading order, row by row.
+
+    From left to right, each box joins the row whose last one it overlaps most in height.
+    """
+    rows: list[list[int]] = []
+    for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
+        _, top, _, bottom = boxes[i]
+        overlaps = []
+        for row in rows:
+            _, other_top, _, other_bottom = boxes[row[-1]]
+            shared = min(bottom, other_bottom) - max(top, other_top)
+            overlaps.append(shared / min(bottom - top, other_bottom - other_top))
+        if overlaps and max(overlaps) > 0.4:
+            rows[int(np.argmax(overlaps))].append(i)
+        else:
+            rows.append([i])
+    return sorted(rows, key=lambda row: float(np.mean([boxes[i][1] for i in row])))
+
+
+# ------------------------------------------------------------------------------ what touches
+
+
+def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part]:
+    """Cut digits that touch: over-segmented, then the likeliest path through the pieces.
+
+    Every span between two possible cuts is judged; a path costs -log of how surely each of its
+    spans is a digit, more if a span is wider than a digit is, and one for each cut (LeCun et al.
+    1998, section V, heuristic over-segmentation). Spans that could only be part of a path that
+    costs more than one already found are not judged: most digits need no cut.
+
+    Args:
+        usual: the height of most digits, in pixels.
+        judge: decides; without it, only what is wider than a digit is cut, where ink is least.
+    """
+    height, width = cropped(part.ink).shape
+    height = max(height, round(usual))  # a low digit may be as broad as two
+    if not (0.6 if judge else 1.25) * height < width < 8 * height:
+        return [part]
+    columns = (part.ink >= INK).sum(0)
+    cuts = possible_cuts(columns, height)
+    last = len(cuts) - 1
+    tolls = [0.0, *(CUT + THROUGH * columns[x] / height for x in cuts[1:-1]), 0.0]
+    spans: dict[Span, Part] = {}
+    costs: dict[Span, float] = {}
+    path: list[Span] = []
+    cost = np.inf
+    for sides in (0, 1, 2):  # first the whole, then what one cut leaves, then what two leave
+        found: dict[Span, Part] = {}
+        for a in range(last):
+            for b in range(a + 1, last + 1):
+                if (a > 0) + (b < last) == sides and tolls[a] + tolls[b] < cost:
+                    span = Part(part.ink[:, cuts[a] : cuts[b]], part.left + cuts[a], part.top)
+                    if is_high(span.ink, 0.4 * height):
+                        found[a, b] = span
+        if found:
+            spans |= found
+            costs |= {
+                (a, b): price + tolls[a]
+                for (a, b), price in zip(found, price_spans(list(found.values()), height, judge))
+            }
+            path, cost = cheapest_path(costs, last)
+    return [spans[span] for span in path] or [part]
+
+
+def possible_cuts(columns: NDArray[np.int64], height: int, most: int = 10) -> list[int]:
+    """Return both ends and the columns, a tenth of the height apart, that hold least ink.
+
+    Args:
+        columns: how many pixels of each column are ink.
+        most: how many cuts there may be between the ends.
+    """
+    filled = np.nonzero(columns)[0]
+    start, end = int(filled[0]), int(filled[-1]) + 1
+    apart = max(1, height // 10)
+    inner: list[int] = []
+    for x in start + apart + np.argsort(columns[start + apart : end - apart], kind="stable"):
+        if len(inner) < most and all(abs(x - other) >= apart for other in inner):
+            inner.append(int(x))
+    return [start, *sorted(inner), end]
+
+
+def is_high(ink: Ink, height: float) -> bool:
+    """Return whether one of the strokes is higher than so many pixels."""
+    stats = cv2.connectedComponentsWithStats((ink >= INK).astype(np.uint8))[2]
+    return bool(stats[1:, cv2.CC_STAT_HEIGHT].max(initial=0) > height)
+
+
+def price_spans(spans: Sequence[Part], height: int, judge: Judge | None) -> list[float]:
+    """Return what each span costs a path, without the cuts at its sides."""
+    widths = np.array([cropped(span.ink).shape[1] for span in spans])
+    if judge:
+        sure = np.asarray(judge([span.ink for span in spans]))
+    else:
+        sure = np.exp(-(np.log(widths / height / 0.7) ** 2))  # the usual proportions
+    breadths = [max(0.0, float(width) / height - BROAD) for width in widths]
+    return [-np.log(one) + WIDE * broad for one, broad in zip(sure, breadths)]
+
+
+def cheapest_path(costs: dict[Span, float], last: int) -> tuple[list[Span], float]:
+    """Return the spans that lead from cut 0 to the last one at the least cost, and that cost.
+
+    No spans and infinity where there is no such path.
+    """
+    best: list[tuple[float, list[Span]]] = [(np.inf, []) for _ in range(last + 1)]
+    best[0] = (0.0, [])
+    for a, b in sorted(costs, key=lambda span: (span[1], span[0])):
+        cost = best[a][0] + costs[a, b]
+        if cost < best[b][0]:
+            best[b] = (cost, [*best[a][1], (a, b)])
+    return best[last][1], best[last][0]

@@ -1,0 +1,70 @@
+"""From ink to the digit, step by step."""
+
+import cv2
+import numpy as np
+import pytest
+from pictures import DIGITS, FIVE
+
+from mnist_cnn.handwriting.arrays import cropped
+from mnist_cnn.handwriting.digit import (
+    centre_mass,
+    erode,
+    fit_box,
+    keep_digit,
+    mend_strokes,
+    stroke_width,
+)
+
+
+def test_specks_and_edges_are_dropped_and_pieces_kept():
+    ink = np.zeros((200, 200), np.uint8)
+    cv2.line(ink, (80, 60), (80, 100), 255, 8)
+    cv2.ellipse(ink, (90, 125), (30, 25), 0, -90, 140, 255, 8)
+    cv2.line(ink, (95, 55), (120, 55), 255, 8)  # the bar of the 5, apart from the rest
+    digit = ink.copy()
+    ink[:, :12] = 255  # the edge of a table: more ink than the digit has
+    cv2.circle(ink, (170, 170), 2, 255, -1)
+    assert (keep_digit(ink) == digit).all()
+
+
+@pytest.mark.parametrize("stroke, low, high", [(1, 1.9, 3.0), (44, 3.4, 4.8)])
+def test_strokes_come_to_the_width_mnist_has(stroke, low, high):
+    ink = np.zeros((200, 200), np.uint8)
+    cv2.polylines(ink, [np.array([(60, 40), (140, 40), (90, 160)])], False, 255, stroke)
+    mended = mend_strokes(ink)
+    width = stroke_width(mended) * 20 / max(cropped(mended).shape)
+    assert low < width < high
+
+
+def test_strokes_of_mnist_are_left_alone():
+    assert (mend_strokes(FIVE) == FIVE[FIVE.any(1)][:, FIVE.any(0)]).all()
+
+
+@pytest.mark.parametrize("shape", [(300, 100), (50, 200), (10, 10), (400, 3)])
+def test_box_fits_20_by_20_in_its_own_proportions(shape):
+    ink = np.zeros((500, 500), np.uint8)
+    ink[20 : 20 + shape[0], 30 : 30 + shape[1]] = 255
+    _, _, w, h = cv2.boundingRect(fit_box(ink))
+    assert max(w, h) == 20
+    assert min(w, h) == max(1, round(20 * min(shape) / max(shape)))
+
+
+def test_centre_of_mass_is_in_the_middle_and_nothing_is_cut_off():
+    for digit in DIGITS[:50]:
+        moved = np.roll(fit_box(digit), (2, -2), (0, 1))
+        centred = centre_mass(moved)
+        moments = cv2.moments(centred)
+        assert abs(moments["m10"] / moments["m00"] - 14) <= 0.5
+        assert abs(moments["m01"] / moments["m00"] - 14) <= 0.5
+        assert centred.sum() == moved.sum()
+
+
+@pytest.mark.parametrize("radius", [0, 1, 4, 17, 40, 80])
+@pytest.mark.parametrize("shape", [(160, 160), (160, 90), (31, 160), (160, 1)])
+def test_erosion_is_opencvs_own(radius, shape):
+    ink = np.random.default_rng(radius).integers(0, 256, shape, np.uint8)
+    ink = np.where(cv2.GaussianBlur(ink, (0, 0), 9) > 125, ink | 128, ink)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    paper = radius + 1
+    expected = cv2.erode(np.pad(ink, paper), disc)[paper:-paper, paper:-paper]
+    assert (erode(ink, disc) == expected).all()

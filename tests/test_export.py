@@ -1,0 +1,429 @@
+"""The network in a page, in a real headless browser, and in ONNX."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Outcome
+from numpy.typing import NDArray
+
+from mnist_cnn import checkpoint, handwriting
+from mnist_cnn.__main__ import main
+from mnist_cnn.data import load_split
+from mnist_cnn.model import CNN
+from mnist_cnn.recipes import BEST
+
+LARGEST = 1_500_000  # bytes that a page may have
+
+Points = list[tuple[float, float]]
+
+
+# ------------------------------------------------------------------------------ the networks
+
+
+def write_checkpoint(
+    path: Path, like: Path, channels: tuple[int, int], hidden: int, dataset: str = "sample"
+) -> Path:
+    """An untrained network of other sizes, as if it had been trained."""
+    trained = checkpoint.load(like)
+    recipe = dataclasses.replace(BEST, channels=channels, hidden=hidden)
+    plan = dataclasses.replace(trained.plan, recipe=recipe, dataset=dataset)
+    weights = CNN(**plan.model_args).state_dict()
+    checkpoint.save(path, checkpoint.Trained(plan, trained.metrics, weights))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with the sizes of the recipe best."""
+    folder = tmp_path_factory.mktemp("wide")
+    options = "train --dataset sample --recipe best --epochs 2 --device cpu --quiet"
+    assert main([*options.split(), "--out-dir", str(folder)]) == 0
+    return folder / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def digits() -> torch.Tensor:
+    """100 of the sample's test digits, float (100, 1, 28, 28) in [0, 1]."""
+    images = load_split("sample", "test", "").images
+    return images[::10].reshape(100, 1, 28, 28).float() / 255
+
+
+def logits_of(ckpt: Path, images: torch.Tensor) -> NDArray[np.float32]:
+    with torch.no_grad():
+        logits: NDArray[np.float32] = checkpoint.load(ckpt).build_model()(images).numpy()
+    return logits
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def test_writes_a_page_and_prints_its_name(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    outcome = cli("export", "pages/digits.html", "--ckpt", sample_checkpoint)
+    assert (outcome.status, outcome.out, outcome.err) == (0, "pages/digits.html\n", "")
+    assert [file.name for file in (tmp_path / "pages").iterdir()] == ["digits.html"]
+    page = (tmp_path / "pages" / "digits.html").read_text("utf-8")
+    assert len(page.encode()) < LARGEST
+    assert page.startswith("<!doctype html>") and "{{" not in page
+    assert "215,194" not in page  # the page counts them itself
+    assert not any(other in page for other in ("http:", "https:", "import ", "src=", "@import"))
+
+
+@pytest.mark.parametrize("name", ["page.htm", "page", "page.pt", ".html", "page.html/"])
+def test_other_endings_are_refused(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+        outcome = cli("export", name, "--ckpt", sample_checkpoint)
+        outcome.assert_refused("page.html", "folder")
+    else:
+        outcome = cli("export", name, "--ckpt", sample_checkpoint)
+        outcome.assert_refused(name, ".html", ".onnx")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_checkpoint_or_a_folder_that_cannot_be_are_told(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    cli("export", "page.html").assert_refused("checkpoints/best.pt", "train")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    cli("export", "file/page.html", "--ckpt", sample_checkpoint).assert_refused("file", "cannot")
+
+
+def test_a_network_that_reads_no_digits_has_no_page(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    clothes = write_checkpoint(tmp_path / "c.pt", sample_checkpoint, (2, 2), 8, "fashion-mnist")
+    outcome = cli("export", "page.html", "--ckpt", clothes)
+    outcome.assert_refused("c.pt", "fashion-mnist", "digits", ".onnx")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_network_too_wide_for_a_page_is_refused(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    wide = write_checkpoint(tmp_path / "wide.pt", sample_checkpoint, (32, 64), 1024)
+    cli("export", "page.html", "--ckpt", wide).assert_refused("too many weights", ".onnx")
+    assert not (tmp_path / "page.html").exists()
+
+
+# ------------------------------------------------------------------------------ ONNX
+
+
+def test_onnx_gives_the_same_logits_for_batches_of_any_size(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx", reason='needs onnx: pip install -e ".[onnx]"')
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    outcome = cli("export", "net.onnx", "--ckpt", sample_checkpoint)
+    assert (outcome.status, outcome.out, outcome.err) == (0, "net.onnx\n", "")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+    session = runtime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.shape[1:]) == ("images", [1, 28, 28])
+    assert (logits.name, logits.shape[1:]) == ("logits", [10])
+    test = load_split("sample", "test", "").images.reshape(-1, 1, 28, 28).float() / 255
+    for size in (1, 7, 250):
+        (result,) = session.run(["logits"], {"images": test[:size].numpy()})
+        np.testing.assert_allclose(result, logits_of(sample_checkpoint, test[:size]), atol=1e-3)
+        assert result.shape == (size, 10)
+
+
+def test_onnx_of_another_data_set_names_its_classes(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx", reason='needs onnx: pip install -e ".[onnx]"')
+    clothes = write_checkpoint(tmp_path / "c.pt", sample_checkpoint, (2, 2), 8, "fashion-mnist")
+    assert cli("export", "clothes.ONNX", "--ckpt", clothes).status == 0
+    (facts,) = onnx.load("clothes.ONNX").metadata_props
+    assert facts.key == "classes" and '"Ankle boot"' in facts.value
+
+
+def test_without_the_package_onnx_is_told_in_a_line(
+    cli: Callable[..., Outcome], sample_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    outcome = cli("export", "net.onnx", "--ckpt", sample_checkpoint)
+    outcome.assert_refused('pip install -e ".[onnx]"')
+
+
+# ------------------------------------------------------------------------------ the page
+
+
+@pytest.fixture
+def open_page(
+    browser: Any, cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> Iterator[Callable[..., Any]]:
+    """Exports a checkpoint and opens the page. It must ask for nothing, and nothing go wrong."""
+    contexts, problems, requests = [], [], []
+    address = (tmp_path / "page.html").as_uri()
+
+    def open_page(ckpt: Path = sample_checkpoint, **options: Any) -> Any:
+        assert cli("export", "page.html", "--ckpt", ckpt).status == 0
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda problem: problems.append(str(problem)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#bars li")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+    assert [url for url in requests if url != address and not url.startswith("data:")] == []
+
+
+def draw(page: Any, *strokes: Points) -> None:
+    """Strokes of the mouse, through points in shares of the paper's side."""
+    box = page.locator("#paper").bounding_box()
+    for stroke in strokes:
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place)
+        page.mouse.up()
+    settle(page)
+
+
+def settle(page: Any) -> None:
+    """Waits until what was drawn has been answered."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+
+def answer(page: Any) -> str:
+    text: str = page.locator("#digit").inner_text()
+    return text
+
+
+def seen(page: Any) -> NDArray[np.float64]:
+    """The picture that the network was given, (28, 28), 0 to 255."""
+    return 255 * np.array(page.evaluate("Array.from(shown.image)")).reshape(28, 28)
+
+
+def numbers(cells: Any) -> NDArray[np.float64]:
+    """The numbers written in elements of the page."""
+    return np.array([float(text.replace("−", "-")) for text in cells.all_inner_texts()])
+
+
+def scaled(strokes: list[Points], scale: float, x: float = 0.5, y: float = 0.5) -> list[Points]:
+    """The drawing at another size, in another place."""
+    return [[(x + scale * (a - 0.5), y + scale * (b - 0.5)) for a, b in one] for one in strokes]
+
+
+def curve(x: float, y: float, width: float, height: float, start: int, end: int) -> Points:
+    """A part of an ellipse; angles in degrees, clockwise from the right."""
+    angles = [math.radians(start + (end - start) * i / 20) for i in range(21)]
+    return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
+
+
+DRAWINGS: dict[str, list[Points]] = {
+    "0": [curve(0.5, 0.5, 0.2, 0.33, -60, 300)],
+    "1": [[(0.53, 0.15), (0.5, 0.5), (0.47, 0.85)]],
+    "2": [[*curve(0.5, 0.33, 0.2, 0.16, -160, 50), (0.27, 0.82), (0.75, 0.8)]],
+    "3": [[*curve(0.48, 0.33, 0.2, 0.17, -140, 90), *curve(0.48, 0.67, 0.22, 0.17, -90, 140)]],
+    "4": [[(0.36, 0.18), (0.3, 0.54), (0.72, 0.52)], [(0.64, 0.2), (0.6, 0.86)]],
+    "5": [[(0.36, 0.2), (0.34, 0.47), *curve(0.46, 0.64, 0.22, 0.19, -110, 150)],
+          [(0.36, 0.2), (0.7, 0.18)]],
+    "6": [[(0.62, 0.14), (0.45, 0.32), *curve(0.5, 0.66, 0.19, 0.19, 200, -150)]],
+    "7": [[(0.27, 0.2), (0.73, 0.2), (0.55, 0.5), (0.45, 0.85)]],
+    "8": [[*curve(0.5, 0.32, 0.16, 0.16, 80, -260), *curve(0.5, 0.67, 0.19, 0.18, -80, 260)]],
+    "9": [[*curve(0.48, 0.35, 0.17, 0.18, -20, -360), (0.65, 0.35), (0.63, 0.6), (0.55, 0.86)]],
+}  # fmt: skip
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("kind", ["sample", "wide"])
+def test_its_logits_are_those_of_pytorch(
+    open_page: Callable[..., Any],
+    sample_checkpoint: Path,
+    wide_checkpoint: Path,
+    digits: torch.Tensor,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    ckpt = sample_checkpoint if kind == "sample" else wide_checkpoint
+    page = open_page(ckpt)
+    assert (tmp_path / "page.html").stat().st_size < LARGEST
+    logits = page.evaluate(
+        "images => images.map(image => [...run(network, Float32Array.from(image)).logits])",
+        digits.reshape(100, 784).tolist(),
+    )
+    expected = logits_of(ckpt, digits)
+    assert np.abs(expected).max() > 5  # so that a thousandth is a small part of them
+    np.testing.assert_allclose(np.array(logits), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.browser
+def test_it_and_predict_agree_on_what_the_mouse_draws(
+    open_page: Callable[..., Any],
+    cli: Callable[..., Outcome],
+    sample_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    page = open_page()
+    page.evaluate("document.querySelector('.paper').style.borderRadius = 0")
+    # At full size the pen is thin for MNIST, at a third of it thick: strokes are mended.
+    sizes = {"large": (1.0, 0.5, 0.5), "middle": (0.6, 0.4, 0.55), "small": (0.35, 0.7, 0.3)}
+    answers, differences = {}, []
+    for digit, strokes in DRAWINGS.items():
+        for size, place in sizes.items():
+            page.get_by_role("button", name="Clear").click()
+            draw(page, *scaled(strokes, *place))
+            file = tmp_path / f"{digit}-{size}.png"
+            page.locator("#paper").screenshot(path=file)
+            answers[file.name] = answer(page)
+            prepared = handwriting.prepare(handwriting.read_picture(file)).image
+            differences.append(np.abs(seen(page) - prepared).mean())
+    # Where a digit's centre is half a pixel off, either neighbour may be taken: there they differ.
+    assert np.median(differences) < 2 and max(differences) < 25  # of 255
+    outcome = cli("predict", *sorted(tmp_path.glob("*.png")), "--ckpt", sample_checkpoint)
+    lines = (line.split(": ") for line in outcome.out.splitlines())
+    assert {Path(file).name: text[0] for file, text in lines} == answers
+    assert sum(name.startswith(read) for name, read in answers.items()) >= 27, answers  # of 30
+
+
+@pytest.mark.browser
+def test_it_answers_while_the_pen_moves_and_clears(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    assert answer(page) == "?" and page.locator(".hint").is_visible()
+    box = page.locator("#paper").bounding_box()
+    (stroke,) = DRAWINGS["7"]
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    ink = []
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+        settle(page)
+        ink.append(float(seen(page).sum()))
+        assert answer(page) in "0123456789"
+    assert len(set(ink)) == 3  # each time another picture, with the button still down
+    assert page.get_by_role("status").inner_text() == "The paper is blank."
+    page.mouse.up()
+    settle(page)
+    assert answer(page) == "7"
+    assert page.get_by_role("status").inner_text().startswith("The network reads a 7, ")
+    texts = page.locator("#bars li > :nth-child(3)").all_inner_texts()
+    shares = [float(text.removesuffix(" %")) for text in texts]
+    assert len(shares) == 10 and abs(sum(shares) - 100) < 1 and max(shares) == shares[7]
+    page.get_by_role("button", name="Clear").click()
+    assert answer(page) == "?" and page.evaluate("shown") is None
+    assert page.evaluate("readInk().data.some((value) => value)") is False
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("convolution", "products"), [(1, "25"), (2, "216")])
+def test_a_tapped_map_shows_its_filter_the_patch_and_the_sum(
+    open_page: Callable[..., Any], sample_checkpoint: Path, convolution: int, products: str
+) -> None:
+    page = open_page()
+    draw(page, *DRAWINGS["3"])
+    side = 12 if convolution == 1 else 5
+    model = checkpoint.load(sample_checkpoint).build_model()
+    layer = model.conv1 if convolution == 1 else model.conv2
+    for f, x, y in ((4, 0, 0), (11, side // 2, side // 3), (23, side - 1, side // 2)):
+        name = f"Map {f + 1} of convolution {convolution}"
+        target = page.get_by_role("button", name=name, exact=True)
+        target.scroll_into_view_if_needed()
+        size = target.bounding_box()["width"]
+        target.click(position={"x": (x + 0.5) * size / side, "y": (y + 0.5) * size / side})
+        inspector = page.get_by_role("region", name="One pixel worked out")
+        text = inspector.inner_text()
+        assert f"Map {f + 1}, row {y + 1}, column {x + 1}" in text
+        assert f"All {products} products" in text
+        # The sum in words is the map's pixel, or negative where that is 0.
+        value = page.evaluate(f"shown.maps{convolution}[({f} * {side} + {y}) * {side} + {x}]")
+        (total,) = numbers(inspector.locator(".total strong").first)
+        assert max(0, total) == pytest.approx(value, abs=0.006)
+        patch, weights, product = (
+            numbers(inspector.locator(f"{table} td")) for table in (".patch", ".filter", ".product")
+        )
+        channel = 0
+        if convolution == 2:  # the channel that adds most is shown in numbers
+            pressed = inspector.locator(".channels [aria-pressed=true]")
+            channel = int(pressed.get_attribute("aria-label").split()[1]) - 1
+            parts = numbers(inspector.locator(".channels span"))
+            assert len(parts) == 24 and abs(parts[channel]) == abs(parts).max()
+            assert parts.sum() + layer.bias[f].item() == pytest.approx(total, abs=0.15)
+        np.testing.assert_allclose(weights, layer.weight[f, channel].detach().flatten(), atol=0.006)
+        np.testing.assert_allclose(product, patch * weights, atol=0.03)
+
+
+@pytest.mark.browser
+def test_it_can_be_used_by_keyboard(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.get_by_role("button", name="Draw a 4").focus()
+    page.keyboard.press("Enter")
+    assert answer(page) == "4"
+    page.get_by_role("button", name="Map 3 of convolution 1", exact=True).focus()
+    page.keyboard.press("Space")
+    where = page.locator(".where strong")
+    before = where.inner_text()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    assert where.inner_text() != before
+    page.get_by_role("button", name="Clear").focus()
+    page.keyboard.press("Enter")
+    assert answer(page) == "?"
+    unnamed = page.evaluate("""() => [...document.querySelectorAll("button, [role=img]")].filter(
+        (one) => !one.getAttribute("aria-label") && !one.textContent.trim()).length""")
+    assert unnamed == 0
+
+
+@pytest.mark.browser
+def test_its_own_examples_are_read_and_the_pen_replaces_them(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    read = ""
+    for digit in range(10):
+        page.get_by_role("button", name=f"Draw a {digit}").click()
+        read += answer(page)
+    assert sum(a == b for a, b in zip(read, "0123456789")) >= 9, read
+    draw(page, *DRAWINGS["1"])
+    assert answer(page) == "1"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_finger_draws_on_a_phone(open_page: Callable[..., Any], scheme: str) -> None:
+    page = open_page(
+        viewport={"width": 360, "height": 640},
+        has_touch=True,
+        is_mobile=True,
+        device_scale_factor=3,
+        color_scheme=scheme,
+    )
+    touch = page.context.new_cdp_session(page)
+    box = page.locator("#paper").bounding_box()
+    (stroke,) = DRAWINGS["2"]
+    for i, (x, y) in enumerate(stroke):
+        point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+        kind = "touchMove" if i else "touchStart"
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    settle(page)
+    assert answer(page) == "2"
+    assert page.evaluate("scrollY") == 0  # the stroke did not move the page
+    page.get_by_role("button", name="Map 9 of convolution 2", exact=True).tap()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360  # no sideways scrolling
+    paper = page.locator("#paper")
+    assert paper.evaluate("canvas => Math.abs(canvas.width - 3 * canvas.clientWidth)") <= 3
+    text, ground = page.evaluate("""() => {
+        const { color, backgroundColor } = getComputedStyle(document.body);
+        return [color, backgroundColor].map((text) => Number(/\\d+/.exec(text)[0]));
+    }""")
+    assert (text > 200 > 50 > ground) if scheme == "dark" else (text < 50 < 200 < ground)

@@ -1,0 +1,91 @@
+"""From grey pixels to ink, step by step."""
+
+import cv2
+import numpy as np
+import pytest
+from pictures import FIVE, TEN, as_photo, enlarged, on_paper
+
+from mnist_cnn.handwriting.ink import (
+    INK,
+    clear_surroundings,
+    dark_on_light,
+    even_light,
+    find_ink,
+    remove_lines,
+)
+
+
+def test_surroundings_of_a_sheet_are_cleared():
+    sheet = 255.0 - enlarged(FIVE, 200)
+    table = np.full((400, 400), 40.0)
+    table[90:290, 110:310] = sheet
+    turn = cv2.getRotationMatrix2D((200, 200), 8, 1)
+    turned = cv2.warpAffine(table.astype(np.uint8), turn, (400, 400), borderValue=40)
+    cleared = clear_surroundings(turned)
+    assert min(cleared[0, 0], cleared[-1, -1], cleared[0, -1]) > 240
+    assert cleared[140:240, 160:260].min() < 60  # the FIVE is still there
+
+
+def test_a_zero_is_not_taken_for_a_frame():
+    picture = np.full((280, 280), 255, np.uint8)
+    cv2.rectangle(picture, (60, 30), (220, 250), 0, 30)
+    assert (clear_surroundings(picture) == picture).all()
+
+
+@pytest.mark.parametrize("which", range(10))
+def test_ink_is_dark_whichever_way_the_picture_was(which):
+    light_on_dark = TEN[which]
+    assert (dark_on_light(light_on_dark) == 255 - light_on_dark).all()
+    assert (dark_on_light(255 - light_on_dark) == 255 - light_on_dark).all()
+
+
+def test_ink_is_dark_in_a_dark_corner():
+    y, x = np.mgrid[-1:1:300j, -1:1:300j]
+    paper = 200 * (1 - 0.45 * (x**2 + y**2))  # the edges of the picture are darker than its middle
+    picture = on_paper(TEN[3], paper, 150, 75, 75).astype(np.uint8)
+    assert (dark_on_light(picture) == picture).all()
+
+
+def test_shadow_is_evened_and_ink_stays():
+    paper = np.full((360, 420), 210.0)
+    paper[:, 200:] *= 0.5  # a sharp edge through the digit
+    even = even_light(on_paper(TEN[3], paper).astype(np.uint8))
+    ink = enlarged(TEN[3], 240)
+    window = even[60:300, 90:330]
+    assert window[ink == 0].min() > 240
+    assert window[ink == 255].max() < 80
+
+
+def test_ink_from_faint_pencil_with_noise():
+    paper = np.full((300, 300), 200.0)
+    paper[100:200, 145:155] = 160
+    ink = find_ink(as_photo(paper))
+    assert (ink[102:198, 147:153] > 128).mean() > 0.98
+    assert (ink[:, :140] > INK).mean() < 0.001
+
+
+def test_ink_of_mnist_is_left_as_it_is():
+    assert np.abs(find_ink(255 - FIVE).astype(int) - FIVE).max() <= 3
+
+
+def test_lines_are_removed_and_strokes_closed():
+    ink = np.zeros((400, 400), np.uint8)
+    ink[100:300, 190:215] = 255  # a stroke
+    alone = ink.copy()
+    for y in range(40, 400, 60):
+        cv2.line(ink, (0, y), (399, y + 8), 255, 2)
+        cv2.line(ink, (y, 0), (y - 8, 399), 255, 2)
+    assert (remove_lines(ink) != alone).mean() < 0.003
+
+
+def test_bar_of_a_seven_is_no_line():
+    ink = np.zeros((400, 400), np.uint8)
+    cv2.polylines(ink, [np.array([(60, 50), (340, 50), (160, 350)])], False, 255, 2)
+    assert (remove_lines(ink) == ink).all()
+
+
+def test_paler_part_of_the_paper_is_no_sheet():
+    paper = np.full((360, 420), 250.0)
+    paper[110:300, 120:300] = 228  # the FIVE reaches beyond it
+    picture = on_paper(FIVE, paper).astype(np.uint8)
+    assert (clear_surroundings(picture) == picture).all()

@@ -1,0 +1,91 @@
+"""Several digits in a picture: each is found, in reading order, and cut from its neighbours."""
+
+import cv2
+import numpy as np
+import pytest
+from pictures import TEN, likeness, page_of
+
+from mnist_cnn import Error
+from mnist_cnn.handwriting import find_digits
+
+
+def test_rows_of_digits_in_reading_order():
+    rows = [TEN[:4], TEN[4:7], TEN[7:]]
+    page, boxes = page_of(rows)
+    digits = find_digits(page)
+    assert [digit.row for digit in digits] == [0] * 4 + [1] * 3 + [2] * 3
+    for digit, source, box in zip(digits, TEN, boxes):
+        assert likeness(digit.image, source) > 0.85
+        assert np.abs(np.subtract(digit.box, box)).max() <= 4
+
+
+def test_boxes_are_in_pixels_of_the_full_size():
+    page, _ = page_of([TEN[:3]])
+    small = [digit.box for digit in find_digits(page)]
+    large = [digit.box for digit in find_digits(np.kron(page, np.ones((6, 6), np.uint8)))]
+    assert np.abs(np.array(large) / 6 - small).max() < 2
+
+
+@pytest.mark.parametrize(
+    "start, end", [((10, 38), (42, 38)), ((44, 62), (72, 62))], ids=["above", "beside"]
+)
+def test_a_broken_digit_is_one_digit(start, end):
+    page = np.full((200, 300), 255, np.uint8)
+    for left in (40, 180):  # two fives whose bars are apart from the rest
+        cv2.line(page, (left, 60), (left, 100), 0, 8)
+        cv2.ellipse(page, (left + 4, 125), (30, 25), 0, -100, 140, 0, 8)
+        cv2.line(page, (left + start[0], start[1]), (left + end[0], end[1]), 0, 8)
+    assert len(find_digits(page)) == 2
+
+
+def test_touching_digits_are_cut_apart():
+    page, _ = page_of([[TEN[0], TEN[6]]], gap=-1)
+    digits = find_digits(page)
+    assert len(digits) == 2
+    for digit, source in zip(digits, (TEN[0], TEN[6])):
+        assert likeness(digit.image, source) > 0.85
+
+
+def test_the_network_decides_about_cuts():
+    page, _ = page_of([[TEN[0], TEN[6]]], gap=-1)
+
+    def sees_one_wide_digit(images):
+        wide = (images.sum(1) > 0).sum(1) == 20
+        high = (images.sum(2) > 0).sum(1) < 16
+        probabilities = np.full((len(images), 10), 1e-9)
+        probabilities[:, 0] = np.where(wide & high, 1.0, 1e-9)
+        return probabilities
+
+    assert len(find_digits(page, sees_one_wide_digit)) == 1
+    assert len(find_digits(page, lambda images: np.ones((len(images), 10)))) > 1
+
+
+def test_noise_is_refused():
+    page = np.full((900, 900), 255, np.uint8)
+    page[10:890:44, 10:890:44] = 0  # 400 dots
+    page = 255 - cv2.dilate(255 - page, np.ones((9, 9), np.uint8))
+    with pytest.raises(Error, match="more than 300 pieces of ink"):
+        find_digits(page)
+
+
+def test_ink_that_is_in_specks_beside_large_faint_strokes_is_none():
+    page = np.full((1024, 1024), 255, np.uint8)
+    for x in range(20, 1000, 24):
+        cv2.line(page, (x, 500), (x + 30, 700), 115, 1)
+    cv2.rectangle(page, (500, 100), (561, 161), 0, -1)
+    with pytest.raises(Error, match="no ink"):
+        find_digits(page)
+
+
+def test_what_the_network_is_sure_of_is_not_cut():
+    page, _ = page_of([[TEN[0], TEN[6]]], gap=-1)
+    asked = []
+
+    def sure(images):
+        asked.append(len(images))
+        return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)]
+
+    assert len(find_digits(page, sure)) == 2  # as wide as two digits, it cannot be one
+    asked.clear()
+    digit, _ = page_of([[TEN[0]]])
+    assert len(find_digits(digit, sure)) == 1 and sum(asked) == 1
