@@ -113,15 +113,17 @@ def test_curves_of_any_length(epochs: int, steps: int) -> None:
     val_losses = [0.5 / epoch for epoch in range(1, epochs + 1)]
     val_accuracies = [0.9 + 0.09 * np.sin(2 * epoch / epochs) for epoch in range(1, epochs + 1)]
     train_accuracies = [accuracy - 0.02 for accuracy in val_accuracies]
-    figure = visualize.draw_curves(losses, val_losses, train_accuracies, val_accuracies)
+    rates = list(np.linspace(0.01, 0.001, epochs * steps))
+    figure = visualize.draw_curves(losses, rates, val_losses, train_accuracies, val_accuracies)
     draw(figure)
-    loss, accuracy = figure.axes
-    for axes in (loss, accuracy):
+    loss, accuracy, rate = figure.axes
+    for axes in (loss, accuracy, rate):
         low, high = axes.get_xlim()
         assert low <= 0 and high >= epochs
-        assert axes.get_xlabel() == "epoch" and axes.get_ylabel()
-        assert axes.get_legend() is not None
+        assert axes.get_ylabel()
         assert_inside({"whole": axes.get_tightbbox()}, figure)
+    assert accuracy.get_xlabel() == rate.get_xlabel() == "epoch"  # the loss stands above the rate
+    assert loss.get_legend() is not None and accuracy.get_legend() is not None
     shown = {line.get_label(): line.get_ydata() for line in accuracy.lines}
     assert list(shown["validation"]) == pytest.approx([100 * share for share in val_accuracies])
     training = next(values for label, values in shown.items() if label.startswith("training"))
@@ -133,7 +135,7 @@ def test_curves_of_any_length(epochs: int, steps: int) -> None:
 
 
 def test_curves_mark_the_epoch_that_was_kept_the_earlier_on_a_tie() -> None:
-    figure = visualize.draw_curves([2.0, 1.0, 0.5, 0.4], [1, 0.4, 0.3, 0.2], [0.8] * 4,
+    figure = visualize.draw_curves([2.0, 1.0, 0.5, 0.4], [0.01] * 4, [1, 0.4, 0.3, 0.2], [0.8] * 4,
                                    [0.9, 0.97, 0.95, 0.97])  # fmt: skip
     (kept,) = [line for line in figure.axes[1].lines if str(line.get_label()).startswith("kept")]
     assert kept.get_label() == "kept: 97.00%"
