@@ -305,14 +305,16 @@ def draw_runs(
     longest = max(len(values) for values in runs.values())
     for axes in grid.flat[len(runs) :]:
         axes.set_axis_off()
-    for axes, (title, values) in zip(grid.flat, runs.items()):
+    for number, (axes, (title, values)) in enumerate(zip(grid.flat, runs.items())):
         for others in runs.values():
             axes.plot(range(1, len(others) + 1), others, color=PALE, linewidth=1)
         axes.plot(range(1, len(values) + 1), values, "o-", color=BLUE)
         axes.set_title(title, parse_math=False)
         style_curves(axes, longest)
-        axes.set_ylabel(ylabel, parse_math=False)
-        axes.label_outer()
+        axes.set_ylabel(ylabel if number % columns == 0 else "", parse_math=False)
+        lowest = number + columns >= len(runs)  # of its column
+        axes.tick_params(labelbottom=lowest)
+        axes.set_xlabel("epoch" if lowest else "")
     return figure
 
 
