@@ -364,7 +364,9 @@ def parse_run(latest: Trained, values: Any) -> Paused:
         model = CNN(**plan.model_args)
     net, losses = parts.get("model"), parts.get("losses")
     check_weights(net, model.state_dict())
-    history = parse(list[Metrics], parts.get("history"), "history")
+    rows = parts.get("history")
+    check(not isinstance(rows, list) or len(rows) <= plan.recipe.epochs, "its history is too long")
+    history = parse(list[Metrics], rows, "history")
     epochs = [metrics.epoch for metrics in history]
     check(history and history[-1] == latest.metrics, "its history does not end with its epoch")
     check(epochs == list(range(1, len(history) + 1)), "its history lacks an epoch")

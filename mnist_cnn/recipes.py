@@ -70,6 +70,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values out of range (ValueError)."""
+        require(self.name.isprintable() and len(self.name) < 100, "name")
         require(1 <= self.epochs <= MAX_EPOCHS, "epochs")
         require(self.batch_size >= 1, "batch_size")
         require(math.isfinite(self.lr) and self.lr > 0, "lr")

@@ -10,7 +10,6 @@ import dataclasses
 import importlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from mnist_cnn.__main__ import main
 from mnist_cnn.datasets import SOURCES
 
 SAMPLE = SOURCES["sample"]
+KILL = 9  # the number of the signal, which Windows has not
 
 # ------------------------------------------------------------------------------ in the tests
 
@@ -37,6 +37,7 @@ class Job:
         self.status: int | None = None  # as in subprocess: negative for the signal that ended it
         self.peak = 0  # bytes of memory, at most
         self.seconds = 0.0
+        self.cpu_seconds = 0.0  # the same however busy the machine is
 
     def send(self, number: int) -> None:
         """Sends it a signal, if it has not ended."""
@@ -47,12 +48,12 @@ class Job:
         """Waits until it has ended, or kills it; returns its exit status."""
         if self.status is None:
             assert self.server.stdout is not None
-            impatience = threading.Timer(timeout, self.send, (signal.SIGKILL,))
+            impatience = threading.Timer(timeout, self.send, (KILL,))
             impatience.start()
             answer = json.loads(self.server.stdout.readline())
             impatience.cancel()
             impatience.join()
-            self.status, self.peak, self.seconds = answer
+            self.status, self.peak, self.seconds, self.cpu_seconds = answer
         return self.status
 
     def wait_for(self, text: str) -> None:
@@ -163,6 +164,8 @@ def prepare(
         at_cpu_seconds: ... when it has computed for so long, from the start or from when it
         at_text: ... has printed a text on stderr.
     """
+    import resource  # Windows has none
+
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if real_sample:
         SOURCES["sample"] = SAMPLE
@@ -255,8 +258,8 @@ def serve() -> None:
         print(pid, flush=True)
         _, status, usage = os.wait4(pid, 0)
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        answer = [os.waitstatus_to_exitcode(status), peak, time.monotonic() - start]
-        print(json.dumps(answer), flush=True)
+        times = [time.monotonic() - start, usage.ru_utime + usage.ru_stime]
+        print(json.dumps([os.waitstatus_to_exitcode(status), peak, *times]), flush=True)
 
 
 if __name__ == "__main__":

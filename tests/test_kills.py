@@ -3,20 +3,18 @@
 import csv
 import random
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from forked import Forker, Job
+from forked import KILL, Forker, Job
 
 OUTPUTS = {"best.pt", "last.pt", "history.csv", "curves.png"}
 SMALL = ("train", "--dataset", "sample", "--recipe", "fast", "--epochs", 2, "--batch-size", 100,
          "--device", "cpu")  # fmt: skip
 SAMPLE = ("train", "--dataset", "sample", "--recipe", "fast", "--epochs", 2, "--device", "cpu")
-KILL = (signal.SIGKILL,)
 
 
 def same(first: object, second: object) -> bool:
@@ -67,8 +65,8 @@ def test_a_run_that_is_killed_before_any_change_of_a_file_goes_on_as_if_it_had_n
         event += 1
         folder = tmp_path / str(event)
         folder.mkdir()
-        job = forker.run(*SMALL, cwd=folder, at_event=event, signals=KILL)
-        killed += job.status == -signal.SIGKILL
+        job = forker.run(*SMALL, cwd=folder, at_event=event, signals=[KILL])
+        killed += job.status == -KILL
         if killed == event:
             job = start_on(forker, folder, SMALL)
         assert job.wait() == 0, job
@@ -84,11 +82,11 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(
     """Each time it gets one change further; the third time it has gone on with a run."""
     kills = 0
     for event in range(3, 60):
-        settings = {"at_event": event, "signals": KILL}
+        settings = {"at_event": event, "signals": [KILL]}
         job = start_on(forker, tmp_path, SMALL, **settings)
         if job.wait() == 0:
             break
-        assert job.status == -signal.SIGKILL, job
+        assert job.status == -KILL, job
         kills += 1
     assert job.status == 0
     assert kills > 5
@@ -112,9 +110,9 @@ def test_kills_at_random_instants_of_a_run_on_the_sample(
         for _ in range(2 if runs % 3 == 0 else 1):
             job = start_on(forker, folder, SAMPLE, real_sample=True)
             time.sleep(chance.uniform(0, undisturbed.seconds))
-            job.send(signal.SIGKILL)
-            assert job.wait() in (0, -signal.SIGKILL), job
-            kills += job.status == -signal.SIGKILL
+            job.send(KILL)
+            assert job.wait() in (0, -KILL), job
+            kills += job.status == -KILL
         job = start_on(forker, folder, SAMPLE, real_sample=True)
         assert job.wait() == 0, job
         assert_same_run(folder / "checkpoints", whole / "checkpoints")

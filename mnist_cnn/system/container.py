@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MAX_BYTES = 100_000_000  # of a file: eight times what the largest recipe's last.pt has
-MAX_PICKLE = 3_000_000  # bytes of everything but numbers: a history of 10,000 epochs fits
+MAX_PICKLE = 3_000_000  # bytes of everything but numbers: a history of 10,000 epochs fits, ...
+MAX_OPERATIONS = 1_000_000  # ... and so it does in these: a byte can ask for a list of 56
 MAX_ENTRIES = 1_000  # in the zip file: ten times as many as last.pt has
 FLOAT = 4  # bytes
 # The end of the zip file, three records: size and start of the list of entries in 8 bytes each,
@@ -78,7 +79,8 @@ def check_pickle(content: bytes, folder: str, sizes: Mapping[str, int]) -> None:
     """
     pushed: list[object] = []  # by each operation so far that pushes one plain value; else None
     memo: dict[object, object] = {}
-    for operation, argument, _ in pickletools.genops(content):
+    for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
+        require(number < MAX_OPERATIONS)
         if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
             require(argument in BUILDERS)
         if operation.name in ("BINPUT", "LONG_BINPUT"):
