@@ -23,29 +23,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import tutorial
 from torch import nn
 
+from mnist_cnn.data import Split, batches, load_split, pixel_statistics, split_validation, to_pixels
+from mnist_cnn.datasets import SOURCES
+from mnist_cnn.evaluate import evaluate
+from mnist_cnn.model import CNN
+from mnist_cnn.recipes import FAST
+from mnist_cnn.system.device import keep_freed_memory
+from mnist_cnn.train import update_average
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent))
-
-import tutorial  # noqa: E402
-
-from mnist_cnn.data import (  # noqa: E402
-    Split,
-    batches,
-    load_split,
-    pixel_statistics,
-    split_validation,
-    to_pixels,
-)
-from mnist_cnn.datasets import SOURCES  # noqa: E402
-from mnist_cnn.evaluate import evaluate  # noqa: E402
-from mnist_cnn.model import CNN  # noqa: E402
-from mnist_cnn.recipes import FAST  # noqa: E402
-from mnist_cnn.system.device import keep_freed_memory  # noqa: E402
-from mnist_cnn.train import update_average  # noqa: E402
-
 Figures = dict[str, Any]
 
 
@@ -85,26 +74,28 @@ def make_rungs() -> list[Rung]:
 
 
 class Normalised(nn.Module):
-    """The tutorial's network behind the normalisation that its transform would do."""
+    """A network behind the normalisation that the tutorial's transform does."""
 
-    def __init__(self, mean: float, std: float) -> None:
+    def __init__(self, net: nn.Module, mean: float, std: float) -> None:
         super().__init__()
-        self.net, self.mean, self.std = tutorial.Net(), mean, std
+        self.net, self.mean, self.std = net, mean, std
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(N, 1, 28, 28) in [0, 1] -> log-probabilities (N, 10)."""
+        """Pixels (N, 1, 28, 28) in [0, 1] -> what the network gives."""
         scores: torch.Tensor = self.net((pixels - self.mean) / self.std)
         return scores
 
 
 class Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """A split as the usual tutorial has it: every image becomes a PIL image, and that a tensor."""
+    """A split as torchvision has it: every image becomes a PIL image, and is then transformed."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, mean: float, std: float) -> None:
         from torchvision import transforms
 
         self.split = split
-        self.transform = transforms.ToTensor()
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((mean,), (std,))]
+        )
 
     def __len__(self) -> int:
         return len(self.split.labels)
@@ -116,8 +107,13 @@ class Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return self.transform(image), int(self.split.labels[index])
 
 
-def endless_batches(rung: Rung, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Hand out pixels (N, 1, 28, 28) in [0, 1] and labels (N,), one epoch after the other."""
+def endless_batches(
+    rung: Rung, split: Split, mean: float, std: float
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Hand out pixels (N, 1, 28, 28) and labels (N,), one epoch after the other.
+
+    From the tensor pixels lie in [0, 1]; the loader normalises them.
+    """
     while True:
         if rung.tensor:
             order = torch.randperm(len(split.labels))
@@ -125,7 +121,7 @@ def endless_batches(rung: Rung, split: Split) -> Iterator[tuple[torch.Tensor, to
                 yield to_pixels(images), labels
         else:
             loader = torch.utils.data.DataLoader(
-                Pictures(split), rung.batch_size, shuffle=True, drop_last=True
+                Pictures(split, mean, std), rung.batch_size, shuffle=True, drop_last=True
             )
             yield from loader
 
@@ -180,12 +176,15 @@ def climb(rung: Rung, dataset: str, data_dir: str, turns: int) -> None:
     mean, std = pixel_statistics(split.images)
     torch.manual_seed(0)
     dropout = FAST.dropout if rung.schedule else (0.25, 0.5)
-    model = CNN(dropout=dropout, mean=mean, std=std) if rung.network else Normalised(mean, std)
+    model: nn.Module = tutorial.Net()
+    if rung.network:  # it normalises by itself, unless the loader does
+        shift, scale = (mean, std) if rung.tensor else (0.0, 1.0)
+        model = CNN(dropout=dropout, mean=shift, std=scale)
     if rung.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(model)
     steps = len(split.labels) // rung.batch_size
-    step, source = make_step(rung, model, averaged, steps), endless_batches(rung, split)
+    step, source = make_step(rung, model, averaged, steps), endless_batches(rung, split, mean, std)
     model.train()
     done = 0
     for turn in range(turns):
@@ -200,7 +199,9 @@ def climb(rung: Rung, dataset: str, data_dir: str, turns: int) -> None:
         figures: Figures = {"images": images, "seconds": seconds}
         if turn + 1 == turns:
             test = load_split(dataset, "test", data_dir)
-            figures["accuracy"] = evaluate(averaged if rung.schedule else model, test).accuracy
+            result = averaged if rung.schedule else model
+            judged = result if rung.tensor else Normalised(result, mean, std)
+            figures["accuracy"] = evaluate(judged, test).accuracy
             figures["parameters"] = sum(weights.numel() for weights in model.parameters())
             figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(figures), flush=True)

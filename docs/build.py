@@ -13,7 +13,7 @@ docs/tutorial.md is the one source. What the code decides is marked in it:
     ```python quote=FILE:NAME            a function, class or constant of the package, as it is in
                                          that file; with `without=docstring`, without that
     98.1 %<!--={100 * share:.1f} %-->    a figure in the prose: what an f-string gives at the end
-                                         of the section
+                                         of the section; options may follow after a "|"
     <!-- table: NAME --> ... <!-- /table -->   a table made by the function NAME_table below
 """
 
@@ -193,7 +193,7 @@ class Report:
 
 def results(name: str) -> Any:
     """Return the figures that benchmarks/ wrote under a name."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def run(pieces: list[Prose | Fence], report: Report, fresh: bool = False) -> None:
@@ -277,8 +277,10 @@ def check_prose(prose: list[Prose], namespace: dict[str, Any], report: Report, f
         done = 0
         while match := FIGURE.search(piece.text, done):
             line = piece.line + piece.text.count("\n", 0, match.start())
+            template, _, options = match[1].partition(" | ")
+            tolerance = Tolerance.of(dict(option.split("=", 1) for option in options.split()))
             try:
-                value = str(eval(f'f"""{match[1]}"""', scope))
+                value = str(eval(f'f"""{template}"""', scope))
             except Exception as error:
                 raise BuildError(f"{TEXT.name}:{line}: {match[0]}: {error!r}") from error
             shape = r"\s+".join(re.escape(word) for word in NUMBER.sub("\0", value).split(" "))
@@ -289,7 +291,7 @@ def check_prose(prose: list[Prose], namespace: dict[str, Any], report: Report, f
                     f"{TEXT.name}:{line}: {match[0]} gives {value!r}, before it stands "
                     f"{piece.text[max(0, match.start() - 30) : match.start()]!r}"
                 )
-            close = Tolerance().allows(written[0], value)
+            close = tolerance.allows(written[0], value)
             if not close:
                 report.differences.append(
                     f"{TEXT.name}:{line}: {match[0]} gives {value}, the text has {written[0]}"
@@ -333,7 +335,7 @@ def quote(path: Path, name: str, without_docstring: bool) -> str:
     Raises:
         BuildError: the file holds no such name.
     """
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     lines = source.splitlines()
     body: list[ast.stmt] = ast.parse(source).body
     node: ast.stmt | None = None
@@ -532,7 +534,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="renew every figure")
     parser.add_argument("--times", action="store_true", help="say what each block took")
     args = parser.parse_args()
-    text, report = TEXT.read_text(), Report()
+    text, report = TEXT.read_text(encoding="utf-8"), Report()
     try:
         if args.action == "quotes":
             pieces = parse(text)
@@ -559,8 +561,8 @@ def main() -> int:
         print(f"{len(report.seconds)} blocks took {total:.1f} s", file=sys.stderr)
     if args.action == "check":
         return 1 if report.differences else 0
-    TEXT.write_text(text)
-    NOTEBOOK.write_text(to_notebook(text))
+    TEXT.write_text(text, encoding="utf-8", newline="\n")
+    NOTEBOOK.write_text(to_notebook(text), encoding="utf-8", newline="\n")
     return 0
 
 
