@@ -212,7 +212,8 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
     optimizer = torch.optim.Adam(net.parameters(), recipe.lr, betas=recipe.betas, fused=fused)
     schedule: LRScheduler
     if steps < SHORTEST_CYCLE:
-        schedule = ConstantLR(optimizer, factor=1.0)
+        # Without a cycle to grow in, the full rate can be too much for fresh weights.
+        schedule = ConstantLR(optimizer, factor=0.25, total_iters=SHORTEST_CYCLE)
     else:
         # It sets Adam's learning rate; by default it would move the first of the betas too.
         schedule = OneCycleLR(optimizer, recipe.lr, steps, cycle_momentum=False)

@@ -129,8 +129,12 @@ def process_state() -> dict[str, object]:
 
 
 def lasting_threads() -> set[threading.Thread]:
-    """Return the threads that keep a process alive."""
-    return {thread for thread in threading.enumerate() if not thread.daemon}
+    """Return the threads that keep a process alive.
+
+    The helpers of an event loop do not count: a fixture that serves a whole module has them.
+    """
+    alive = {thread for thread in threading.enumerate() if not thread.daemon}
+    return {thread for thread in alive if not thread.name.startswith("asyncio_")}
 
 
 def restore(state: dict[str, object]) -> None:

@@ -200,9 +200,10 @@ def test_no_file_is_given_away(port, path):
     ["/", "/login", "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/answer",
      "/gradio_api/vibe-edit", "/gradio_api/cancel", f"{QUESTION}x", f"{QUESTION}/../upload"],
 )  # fmt: skip
-def test_nothing_else_can_be_sent(port, question, path):
-    assert ask(port, "POST", path, question, Content_Type="application/json")[0] == 405
-    assert ask(port, "PUT", path, question)[0] == 405
+def test_nothing_else_can_be_sent(port, path):
+    # Without a body: the server closes before it has read one, and the answer could be lost.
+    assert ask(port, "POST", path, Content_Type="application/json")[0] == 405
+    assert ask(port, "PUT", path)[0] == 405
 
 
 # ------------------------------------------------------------------------------ garbage

@@ -465,6 +465,7 @@ def pickled_last(whole: bytes, best: dict[str, Any]) -> bytes:
     return save({**best, "resume": {"model": best["model"], "history": [best["metrics"]]}})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell a process's peak memory")
 def test_no_checkpoint_takes_a_gigabyte_or_ten_seconds(
     forker: "Forker", trained: Path, count: Callable[[str], None], tmp_path: Path

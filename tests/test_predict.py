@@ -270,6 +270,7 @@ def test_noise_and_blobs_take_no_time(cli, sample_checkpoint, tmp_path, make, nu
     assert outcome.status in (0, 1) and len((outcome.out + outcome.err).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads memory from /proc")
 @pytest.mark.parametrize("options", [[], ["--number", "--show-input", "seen.png"]])
 def test_memory_for_large_photos(sample_checkpoint, tmp_path, options):

@@ -62,6 +62,7 @@ def test_every_block_runs_and_prints_what_the_page_says():
     assert process.returncode == 0, process.stderr
 
 
+@pytest.mark.slow
 def test_every_block_runs_in_a_notebook(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import cv2
@@ -13,7 +13,8 @@ from mnist_cnn.handwriting.arrays import Grey, Ink, Mask, Outline, above_surroun
 
 FAINTEST = 12  # of 255: what differs less from the paper is no ink
 CONTRAST = 40  # of 255: the table, or a frame, differs from the sheet by more than this
-MOST_HOLES = 10_000  # in a sheet: grain and strokes leave far fewer, pure noise more
+MANY_EDGES = 100_000  # along the rows of a light or dark region: squared paper has fewer
+SPECK = 8  # pixels: what is smaller than this in such a region is dropped
 MOST_LINES = 2000  # the clearest that are looked at: squared paper has some hundreds
 INK = 64  # of 255, after `find_ink`: from here on a pixel belongs to a stroke
 
@@ -38,19 +39,23 @@ def find_sheet(grey: Grey) -> Outline | None:
     The sheet is a rectangle, tilted or not, of which the digit is a hole: the smallest light or
     dark region of that kind which has at least three edges inside the picture.
     """
-    least = 0.2 * grey.size
     smallest, sheet = float(grey.size), None
     for region in light_and_dark(grey):
-        for piece, place in large_pieces(region, least):
-            outline = outer_edge(piece, place)
+        outlines, tree = cv2.findContours(
+            without_specks(region), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+        )
+        for i, outline in enumerate(outlines):
+            if tree[0, i, 3] >= 0:  # a hole, not the outer edge of a piece
+                continue
             area = cv2.contourArea(outline)
-            if (
-                least < area < smallest
-                and is_rectangle_inside(outline, area, grey.shape)
-                and holds_a_digit(piece, area)
-                and stands_out(outline, grey)
-            ):
-                smallest, sheet = area, outline
+            if not 0.2 * grey.size < area < smallest:
+                continue
+            edge = np.asarray(outline, np.int32)
+            if not is_rectangle_inside(edge, area, grey.shape):
+                continue
+            holes = [hole for hole, row in zip(outlines, tree[0]) if row[3] == i]
+            if holds_a_digit(edge, area, holes) and stands_out(edge, grey):
+                smallest, sheet = area, edge
     return sheet
 
 
@@ -75,24 +80,21 @@ def otsu(values: Grey) -> int:
     return int(cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)[0])
 
 
-def large_pieces(region: Mask, least: float) -> Iterator[tuple[Mask, tuple[int, int]]]:
-    """Yield the connected pieces of a region that may be as large as `least` pixels.
+def without_specks(region: Mask) -> Mask:
+    """Drop the small pieces and holes of a region that has very many: noise, or a fine pattern.
 
-    Returns:
-        of each, what its bounding box cuts out of the picture, without all other pieces, and the
-        box's left and top. They are told from the many small ones by their boxes alone.
+    To follow the edges of each would take seconds, and they are no sheets and no digits.
     """
+    if np.count_nonzero(region[:, 1:] != region[:, :-1]) < MANY_EDGES:
+        return region
     labels, boxes = cv2.connectedComponentsWithStats(region)[1:3]
-    for i in range(1, len(boxes)):
-        x, y, w, h = map(int, boxes[i, :4])
-        if w * h > least:
-            yield (labels[y : y + h, x : x + w] == i).astype(np.uint8), (x, y)
-
-
-def outer_edge(piece: Mask, place: tuple[int, int]) -> Outline:
-    """Return the outline of a connected piece whose left and top are at a place."""
-    outlines, _ = cv2.findContours(piece, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=place)
-    return np.asarray(outlines[0], np.int32)
+    large = boxes[:, 2:4].max(1) >= SPECK
+    large[0] = False  # the ground
+    region = large[labels].astype(np.uint8)
+    labels, boxes = cv2.connectedComponentsWithStats(1 - region, connectivity=4)[1:3]
+    large = boxes[:, 2:4].max(1) >= SPECK
+    large[0] = False  # the pieces
+    return np.asarray(1 - large[labels], np.uint8)
 
 
 def is_rectangle_inside(outline: Outline, area: float, shape: tuple[int, ...]) -> bool:
@@ -104,21 +106,17 @@ def is_rectangle_inside(outline: Outline, area: float, shape: tuple[int, ...]) -
     return touched <= 1 and area >= 0.95 * long * short
 
 
-def holds_a_digit(piece: Mask, area: float) -> bool:
-    """Return whether one of a piece's holes is as high as a digit, and all of them leave paper.
+def holds_a_digit(outline: Outline, area: float, holes: Sequence[cv2.typing.MatLike]) -> bool:
+    """Return whether one of the holes in a region is as high as a digit, and all leave paper.
 
     Args:
-        area: within the piece's outer edge, in pixels.
+        outline: the outer edge of the region.
+        area: within it, in pixels.
+        holes: their outlines.
     """
-    around = 1 - np.pad(piece, 1)
-    boxes = cv2.connectedComponentsWithStats(around, connectivity=4)[2]
-    holes = boxes[2:, 2:4]  # width, height; before them come the piece itself and what is outside
-    highest = holes.max(initial=0) + 2  # up to and including the pixels around the hole
-    if highest <= 0.2 * min(piece.shape) or len(holes) > MOST_HOLES:
-        return False
-    outlines, tree = cv2.findContours(piece, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    edges = [outline for outline, row in zip(outlines, tree[0]) if row[3] >= 0]
-    return sum(map(cv2.contourArea, edges)) < 0.5 * area
+    _, _, w, h = cv2.boundingRect(outline)
+    tallest = max((max(cv2.boundingRect(hole)[2:]) for hole in holes), default=0)
+    return tallest > 0.2 * min(w, h) and sum(map(cv2.contourArea, holes)) < 0.5 * area
 
 
 def stands_out(outline: Outline, grey: Grey) -> bool:

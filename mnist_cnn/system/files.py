@@ -77,7 +77,8 @@ def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
     """
     lock = FileLock(Path(folder) / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with contextlib.suppress(NotImplementedError):  # a file system without locks has none
+            lock.acquire(timeout=0)
     except Timeout:
         raise Error(
             f"another training is writing into {folder}: wait for it, or choose another folder "
