@@ -95,7 +95,7 @@ def loss_of(net: nn.Module, split: Split) -> float:
 def test_one_step_lowers_the_loss_markedly_and_moves_every_weight(seed: int, sample: Split) -> None:
     batch = first(sample, 100)
     plan = make_plan(
-        batch, seed=seed, epochs=1, batch_size=100, lr=0.002, dropout=(0.0, 0.0),
+        batch, seed=seed, epochs=1, batch_size=100, lr=0.008, dropout=(0.0, 0.0),
         augmentation=STILL,
     )  # fmt: skip
     run = start_run(plan, 100, CPU)
