@@ -86,7 +86,7 @@ def test_every_block_runs_in_a_notebook(tmp_path):
     ]
     drawn = set(build.IMAGE.findall(PAGE.read_text(encoding="utf-8")))
     assert {path.stem for path in (tmp_path / "tutorial-output").glob("*.png")} == drawn
-    assert len(shown) >= len(drawn) - 1  # a loop draws two, and shows none
+    assert len(shown) >= len(drawn) - 3  # those drawn in the middle of a block show none
 
 
 def test_the_notebook_is_made_from_the_page():
