@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import gzip
 import hashlib
 import importlib
@@ -27,6 +28,7 @@ import torch
 os.environ["MPLBACKEND"] = "agg"
 
 import mnist_cnn
+from mnist_cnn import visualize
 from mnist_cnn.__main__ import main
 from mnist_cnn.data import load_split
 from mnist_cnn.datasets import FILES, SOURCES
@@ -250,6 +252,16 @@ def cli(
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the commands write something in the place of pictures.
+
+    To draw the curves of a short run takes longer than all else in it.
+    """
+    monkeypatch.setattr(visualize, "draw_curves", lambda *args: None)
+    monkeypatch.setattr(visualize, "save", lambda figure, suffix: b"a picture")
+
+
+@pytest.fixture
 def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """Starts `python -m mnist_cnn ...` as a process of its own, in the test's folder."""
     started = []
@@ -315,6 +327,12 @@ def pack_idx(values: torch.Tensor) -> bytes:
     return header + values.to(torch.uint8).numpy().tobytes()
 
 
+@functools.cache
+def pack_gzip(content: bytes) -> bytes:
+    """A .gz file, which is made once: hundreds of tests want the same ones."""
+    return gzip.compress(content, mtime=0)
+
+
 @dataclass
 class Tiny:
     """A data set with 240 + 60 images in the place of a real one: its files, by their names."""
@@ -328,7 +346,7 @@ class Tiny:
     def replace(self, name: str, content: bytes) -> None:
         """Puts other content in a file, as if the data set had always been so."""
         self.files[name] = content
-        self.packed[f"{name}.gz"] = gzip.compress(content, mtime=0)
+        self.packed[f"{name}.gz"] = pack_gzip(content)
         packed = {key.removesuffix(".gz"): value for key, value in self.packed.items()}
         source = dataclasses.replace(
             SOURCES[self.name],
@@ -350,17 +368,26 @@ class Tiny:
         return raw
 
 
+@pytest.fixture(scope="session")
+def small_files() -> dict[str, bytes]:
+    """The four files of a data set with 240 + 60 of the sample's images, by their names."""
+    return {
+        name: pack_idx(values[:count])
+        for split, count in (("train", 240), ("test", 60))
+        for name, values in zip(FILES[split], load_split("sample", split, ""), strict=True)
+    }
+
+
 @pytest.fixture
-def make_tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tiny]:
+def make_tiny(
+    monkeypatch: pytest.MonkeyPatch, small_files: dict[str, bytes]
+) -> Callable[[str], Tiny]:
     """Shrink a data set, in datasets.SOURCES, to 300 of the sample's images."""
 
     def make(name: str) -> Tiny:
         tiny = Tiny(name, SOURCES[name].dataset, monkeypatch)
-        for split, count in (("train", 240), ("test", 60)):
-            images, labels = load_split("sample", split, "")
-            image_file, label_file = FILES[split]
-            tiny.replace(image_file, pack_idx(images[:count]))
-            tiny.replace(label_file, pack_idx(labels[:count]))
+        for file, content in small_files.items():
+            tiny.replace(file, content)
         return tiny
 
     return make
@@ -373,13 +400,14 @@ def tiny_mnist(make_tiny: Callable[[str], Tiny]) -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_sample(
+    tmp_path_factory: pytest.TempPathFactory, small_files: dict[str, bytes]
+) -> Path:
     """The folder of a sample with 240 + 60 images, which the forker's commands take for it."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "MNIST" / "raw").mkdir(parents=True)
-    for split, count in (("train", 240), ("test", 60)):
-        for name, values in zip(FILES[split], load_split("sample", split, ""), strict=True):
-            (folder / "MNIST" / "raw" / name).write_bytes(pack_idx(values[:count]))
+    for name, content in small_files.items():
+        (folder / "MNIST" / "raw" / name).write_bytes(content)
     return folder
 
 

@@ -23,10 +23,16 @@ OPTIONS = ("train", "--dataset", "mnist", "--epochs", 4, "--batch-size", 50, "--
 
 
 @pytest.fixture
-def digits(tiny_mnist: Tiny, tmp_path: Path) -> Tiny:
+def digits_and_curves(tiny_mnist: Tiny, tmp_path: Path) -> Tiny:
     """A tiny MNIST in the folder where the commands look for it."""
     tiny_mnist.write(tmp_path / "data")
     return tiny_mnist
+
+
+@pytest.fixture
+def digits(digits_and_curves: Tiny, undrawn: None) -> Tiny:
+    """The same, for tests that do not look at the curves of a run."""
+    return digits_and_curves
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -68,7 +74,8 @@ def epoch_lines(err: str) -> list[str]:
 # ------------------------------------------------------------------------------ what it writes
 
 
-def test_it_writes_what_it_promises(cli: Callable, digits: Tiny, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("digits_and_curves")
+def test_it_writes_what_it_promises(cli: Callable, tmp_path: Path) -> None:
     outcome = cli(*OPTIONS)
     assert outcome.status == 0
     folder = tmp_path / "checkpoints"
@@ -152,9 +159,8 @@ def test_an_earlier_run_outlives_a_mistake(
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
-def test_curves_that_cannot_be_drawn_cost_no_result(
-    cli: Callable, digits: Tiny, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("digits_and_curves")
+def test_curves_that_cannot_be_drawn_cost_no_result(cli: Callable, tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "curves.png").mkdir(parents=True)
     outcome = cli(*OPTIONS, "--quiet")
     assert outcome.status == 0
@@ -358,14 +364,16 @@ def test_a_run_that_version_1_began_ends_as_if_it_had_ended_it(
     assert_same_run(tmp_path / "old", tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("digits_and_curves")
 def test_resuming_into_another_folder_leaves_the_first_as_it_is(
-    cli: Callable, digits: Tiny, tmp_path: Path
+    cli: Callable, tmp_path: Path
 ) -> None:
     with stop_after(2):
         cli(*OPTIONS)
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     assert cli("train", "--resume", "checkpoints/last.pt", "--out-dir", "new").status == 0
     assert {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
+    assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_best_epoch_may_lie_before_the_stop(
@@ -504,7 +512,7 @@ def test_a_batch_as_large_as_the_training_split_is_one_step(
 
 
 def test_a_second_training_into_the_same_folder_is_refused_while_the_first_lives(
-    start_program: Callable, cli: Callable, tmp_path: Path
+    start_program: Callable, cli: Callable, undrawn: None, tmp_path: Path
 ) -> None:
     options = ("train", "--dataset", "sample", "--recipe", "fast", "--device", "cpu", "--epochs")
     running = start_program(*options, 5000)

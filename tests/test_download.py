@@ -216,8 +216,8 @@ def test_a_sample_that_lost_a_file_asks_to_be_installed_again(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives a mirror up after 1 s without a byte instead of 10."""
-    monkeypatch.setattr(download, "TIMEOUT", 1.0)
+    """Gives a mirror up after half a second without a byte instead of 10."""
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
 
 
 def test_a_mirror_is_given_up_after_10_s_without_data() -> None:
@@ -300,11 +300,11 @@ def test_files_that_are_there_are_not_downloaded_again(
     assert mirrors.requests == [f"good/{TRAIN_IMAGES}.gz"]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_large_file_may_take_longer_than_the_time_out(
-    tiny_mnist: Tiny, serve_mirrors: Callable, tmp_path: Path
+    tiny_mnist: Tiny, serve_mirrors: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is a silence that is too long, not a download: this one has no gap above 0.3 s."""
+    monkeypatch.setattr(download, "TIMEOUT", 1.0)
     raw = tiny_mnist.write(tmp_path)
     (raw / TEST_LABELS).unlink()
     mirrors = serve_mirrors(tiny_mnist.packed, "slow")
@@ -389,7 +389,7 @@ def test_a_failed_download_is_an_error_that_the_user_can_mend() -> None:
 
 
 def test_train_downloads_what_it_trains_on(
-    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable, tmp_path: Path
+    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable, undrawn: None, tmp_path: Path
 ) -> None:
     serve_mirrors(tiny_mnist.packed, "refusing", "good")
     outcome = cli("train", "--epochs", 1, "--batch-size", 50, "--device", "cpu")
@@ -402,7 +402,7 @@ def test_train_downloads_what_it_trains_on(
 
 @pytest.mark.usefixtures("impatient")
 def test_auto_falls_back_on_the_sample_and_says_so(
-    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable
+    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable, undrawn: None
 ) -> None:
     serve_mirrors(tiny_mnist.packed, "forbidden", "silent")
     outcome = cli(
@@ -444,10 +444,10 @@ def test_evaluation_never_falls_back(
 
 
 def test_a_fallback_does_not_replace_what_was_trained_on_mnist(
-    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable, tmp_path: Path
+    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable, undrawn: None, tmp_path: Path
 ) -> None:
     tiny_mnist.write(tmp_path / "data")
-    options = ("--epochs", 1, "--batch-size", 50, "--quiet", "--device", "cpu")
+    options = ("--recipe", "fast", "--epochs", 1, "--batch-size", 200, "--quiet", "--device", "cpu")
     assert cli("train", *options).status == 0
     files = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     serve_mirrors(tiny_mnist.packed, "forbidden")

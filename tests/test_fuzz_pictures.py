@@ -1,7 +1,7 @@
 """Thousands of damaged pictures in every format: each is read, or refused in one line.
 
 A picture is made from (seed, format, number) alone. MNIST_CNN_FUZZ_SEED chooses another seed than
-0, MNIST_CNN_FUZZ_COUNT how many pictures of each format.
+0, MNIST_CNN_FUZZ_COUNT how many pictures of each format. Without -m slow it is a tenth of them.
 """
 
 import io
@@ -19,6 +19,7 @@ from mnist_cnn.handwriting.picture import FORMATS
 
 SEED = int(os.environ.get("MNIST_CNN_FUZZ_SEED", "0"))
 COUNT = int(os.environ.get("MNIST_CNN_FUZZ_COUNT", "360"))  # of each of about 15 kinds: over 5,000
+QUICK = COUNT // 10  # the first of them, where slow tests are not asked for
 WORK = 200_000  # pixels: what is larger is only read, not prepared
 
 # Kind: Pillow's format, the picture's mode, and how it is written.
@@ -103,7 +104,8 @@ def test_formats_are_all_among_the_kinds():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_pictures_are_read_or_refused(kind, tmp_path):
+@pytest.mark.parametrize("count", [QUICK, pytest.param(COUNT, marks=pytest.mark.slow)])
+def test_damaged_pictures_are_read_or_refused(count, kind, tmp_path):
     if not can_write(kind):
         pytest.skip(f"Pillow cannot write {kind} here")
     whole = write(kind)
@@ -115,7 +117,7 @@ def test_damaged_pictures_are_read_or_refused(kind, tmp_path):
         warnings.simplefilter("ignore")
         path.write_bytes(whole)
         assert min(read_picture(path).shape) >= 48
-        for i in range(COUNT):
+        for i in range(count):
             rng = np.random.default_rng([SEED, number, i])
             path.write_bytes(damage(whole, others, rng))
             try:
@@ -128,4 +130,4 @@ def test_damaged_pictures_are_read_or_refused(kind, tmp_path):
                 assert "\n" not in str(refused) and len(str(refused)) < 500
             except Exception as problem:
                 raise AssertionError(f"seed {SEED}, {kind}, number {i}: {problem!r}") from problem
-    print(f"seed {SEED}, {kind}: {COUNT} damaged, {read} of them read, {COUNT - read} refused")
+    print(f"seed {SEED}, {kind}: {count} damaged, {read} of them read, {count - read} refused")
