@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.browser)
     if "slow" in config.getoption("-m") or os.environ.get("MNIST_CNN_DATA_DIR"):
         return
-    reason = "slow: run pytest -m slow, with the folder that has MNIST/raw in MNIST_CNN_DATA_DIR"
+    reason = "slow: asked for by -m slow, or by MNIST_CNN_DATA_DIR, the folder that has MNIST/raw"
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -255,9 +255,11 @@ def cli(
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the commands write something in the place of pictures.
 
-    To draw the curves of a short run takes longer than all else in it.
+    To draw them takes longer than all else that a command does on few images.
     """
-    monkeypatch.setattr(visualize, "draw_curves", lambda *args: None)
+    for name in dir(visualize):
+        if name.startswith("draw_"):
+            monkeypatch.setattr(visualize, name, lambda *args, **options: None)
     monkeypatch.setattr(visualize, "save", lambda figure, suffix: b"a picture")
 
 
@@ -313,7 +315,7 @@ def forker(
 def sample_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.pt of a short training run on the sample; last.pt and the rest lie beside it."""
     folder = tmp_path_factory.mktemp("sample")
-    options = "train --dataset sample --recipe standard --epochs 15 --device cpu --quiet"
+    options = "train --dataset sample --recipe standard --epochs 8 --device cpu --quiet"
     assert main([*options.split(), "--out-dir", str(folder)]) == 0
     return folder / "best.pt"
 
@@ -400,9 +402,7 @@ def tiny_mnist(make_tiny: Callable[[str], Tiny]) -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def small_sample(
-    tmp_path_factory: pytest.TempPathFactory, small_files: dict[str, bytes]
-) -> Path:
+def small_sample(tmp_path_factory: pytest.TempPathFactory, small_files: dict[str, bytes]) -> Path:
     """The folder of a sample with 240 + 60 images, which the forker's commands take for it."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "MNIST" / "raw").mkdir(parents=True)

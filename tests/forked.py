@@ -60,7 +60,10 @@ class Job:
         """Waits until it has printed a text on stderr."""
         end = time.monotonic() + 120
         while text not in self.stderr:
-            assert time.monotonic() < end, self.stderr
+            if time.monotonic() > end:
+                self.send(KILL)  # the next job waits for the end of this one
+                self.wait()
+                raise AssertionError(self.stderr)
             time.sleep(0.01)
 
     @property
@@ -103,6 +106,8 @@ class Forker:
         assert self.server.stdin is not None and self.server.stdout is not None
         self.started += 1
         out, err = (self.folder / f"{self.started}.{name}" for name in ("out", "err"))
+        for file in (out, err):
+            file.touch()  # so that it can be read before the job has begun
         job = [[str(argument) for argument in arguments], str(cwd), str(out), str(err), settings]
         print(json.dumps(job), file=self.server.stdin, flush=True)
         pid = json.loads(self.server.stdout.readline())
@@ -150,6 +155,7 @@ def use_sample(folder: str) -> None:
 def prepare(
     real_sample: bool = False, real_pictures: bool = False, memory: int = 0, file_size: int = -1,
     signals: tuple[int, ...] = (), at_event: int = 0, at_cpu_seconds: float = 0, at_text: str = "",
+    ignores_ctrl_c: bool = False,
 ) -> None:  # fmt: skip
     """Set limits and traps in the process that will run a command.
 
@@ -163,10 +169,11 @@ def prepare(
         at_event: ... just before it changes a file in its folder for the n-th time, or
         at_cpu_seconds: ... when it has computed for so long, from the start or from when it
         at_text: ... has printed a text on stderr.
+        ignores_ctrl_c: begin with a SIGINT that is ignored, as a program in the background does.
     """
     import resource  # Windows has none
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignores_ctrl_c else signal.default_int_handler)
     if real_sample:
         SOURCES["sample"] = SAMPLE
     if not real_pictures:

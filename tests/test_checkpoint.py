@@ -61,11 +61,11 @@ def test_it_holds_what_the_network_is_and_where_it_comes_from(best: dict[str, An
     ]  # fmt: skip
     assert (best["dataset"], best["classes"]) == ("sample", DIGITS)
     assert best["recipe"]["name"] == "standard"
-    assert best["recipe"]["epochs"] == 15
+    assert best["recipe"]["epochs"] == 8
     assert best["recipe"]["augmentation"] == asdict(RECIPES["standard"].augmentation)
-    assert best["overrides"] == {"epochs": 15}
+    assert best["overrides"] == {"epochs": 8}
     assert best["seed"] == 0
-    assert 1 <= best["epoch"] <= 15
+    assert 1 <= best["epoch"] <= 8
     assert best["metrics"]["epoch"] == best["epoch"]
     assert 0.9 < best["metrics"]["val_accuracy"] <= 1
     versions = {"mnist_cnn": mnist_cnn.__version__, "torch": torch.__version__}
@@ -83,11 +83,11 @@ def test_it_holds_the_mean_and_deviation_of_the_training_images(best: dict[str, 
 def test_last_holds_all_that_is_needed_to_go_on(last: dict[str, Any]) -> None:
     state = last["resume"]
     assert set(state) == {"model", "optimizer", "schedule", "losses", "history", "best"}
-    assert last["epoch"] == 15
+    assert last["epoch"] == 8
     assert [row["epoch"] for row in state["history"]] == list(range(1, 16))
     assert state["history"][-1] == last["metrics"]
     assert state["best"]["metrics"] == max(state["history"], key=lambda row: row["val_accuracy"])
-    assert state["losses"].shape == (15 * (3600 // 128),)
+    assert state["losses"].shape == (8 * (3600 // 128),)
     assert (state["losses"] > 0).all()
     assert state["schedule"] == {"last_epoch": 420, "total_steps": 420}
     moments = state["optimizer"]["state"]
@@ -142,17 +142,17 @@ def test_a_trained_network_comes_with_its_plan_and_its_figures(
     sample_checkpoint: Path, best: dict[str, Any]
 ) -> None:
     trained = checkpoint.load(sample_checkpoint)
-    assert trained.plan.recipe == replace(RECIPES["standard"], epochs=15)
+    assert trained.plan.recipe == replace(RECIPES["standard"], epochs=8)
     assert (trained.plan.dataset, trained.plan.seed) == ("sample", 0)
     assert trained.plan.classes == DIGITS
-    assert trained.plan.overrides == {"epochs": 15}
+    assert trained.plan.overrides == {"epochs": 8}
     assert asdict(trained.metrics) == best["metrics"]
     assert same(trained.weights, best["model"])
 
 
 def test_the_last_epochs_network_can_be_had_of_a_run(last_pt: Path, last: dict[str, Any]) -> None:
     trained = checkpoint.load(last_pt)
-    assert trained.metrics.epoch == 15
+    assert trained.metrics.epoch == 8
     assert same(trained.weights, last["model"])
 
 

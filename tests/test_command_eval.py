@@ -110,7 +110,7 @@ def test_a_checkpoint_of_digits_is_not_used_on_clothes(
 
 
 def test_a_checkpoint_of_clothes_is_used_on_clothes(
-    make_tiny: Callable[[str], Tiny], cli: Callable, tmp_path: Path
+    make_tiny: Callable[[str], Tiny], cli: Callable, undrawn: None, tmp_path: Path
 ) -> None:
     best = train_on(make_tiny("fashion-mnist"), cli, tmp_path)
     outcome = cli("eval", "--ckpt", best)
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_clothes_is_used_on_clothes(
 
 
 def test_a_checkpoint_of_mnist_on_the_sample_warns(
-    tiny_mnist: Tiny, cli: Callable, tmp_path: Path
+    tiny_mnist: Tiny, cli: Callable, undrawn: None, tmp_path: Path
 ) -> None:
     best = train_on(tiny_mnist, cli, tmp_path)
     outcome = cli("eval", "--ckpt", best, "--dataset", "sample")

@@ -1,6 +1,7 @@
 """The page to draw on, in a real headless browser, and what stands behind it."""
 
 import base64
+import contextlib
 import importlib.util
 import io
 import json
@@ -11,6 +12,8 @@ import signal
 import socket
 import struct
 import sys
+import threading
+import time
 import zlib
 from types import SimpleNamespace
 
@@ -343,6 +346,13 @@ def test_missing_or_old_gradio_is_told(monkeypatch):
         demo.build_page(lambda url: {})
 
 
+def get_page(port):
+    """The beginning of what the server answers to whoever asks for the page."""
+    with socket.create_connection((demo.HOST, port), timeout=30) as asking:
+        asking.sendall(f"GET / HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        return asking.recv(1024)
+
+
 @pytest.fixture
 def interruptible():
     """A program started here hears Ctrl-C, even if whoever runs the tests ignores it."""
@@ -351,6 +361,38 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to a process here")
+def test_serves_until_ctrl_c_in_this_process(sample_checkpoint, cli, interruptible, monkeypatch):
+    skip_without_gradio()
+    port = free_port()
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there, and none is needed
+    monkeypatch.setenv("SSH_CONNECTION", "elsewhere")  # so that no browser is opened
+    first_lines = []
+
+    def look_and_press_ctrl_c():
+        """Ask for the page until somebody answers, and then end it."""
+        try:
+            for _ in range(600):
+                with contextlib.suppress(ConnectionRefusedError):
+                    first_lines.append(get_page(port))
+                    break
+                time.sleep(0.1)
+        finally:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    visitor = threading.Thread(target=look_and_press_ctrl_c)
+    visitor.start()
+    outcome = cli("demo", "--ckpt", sample_checkpoint, "--port", port)
+    visitor.join()
+    (first,) = first_lines
+    assert first.startswith(b"HTTP/1.1 200 ")
+    line, *rest = outcome.err.splitlines()
+    assert line.startswith(f"draw at http://127.0.0.1:{port} ")
+    assert (outcome.status, outcome.out, rest) == (130, "", ["", "interrupted"])
+    demo.check(port)  # it is free again
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to a process here")
 def test_serves_until_ctrl_c(sample_checkpoint, start_program, interruptible):
     skip_without_gradio()
@@ -361,9 +403,7 @@ def test_serves_until_ctrl_c(sample_checkpoint, start_program, interruptible):
         SSH_CONNECTION="elsewhere",  # so that no browser is opened
     )  # fmt: skip
     assert process.stderr.readline().startswith(f"draw at http://127.0.0.1:{port} ")
-    with socket.create_connection((demo.HOST, port), timeout=30) as asking:
-        asking.sendall(f"GET / HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-        assert asking.recv(1024).startswith(b"HTTP/1.1 200 ")
+    assert get_page(port).startswith(b"HTTP/1.1 200 ")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "\ninterrupted\n")

@@ -55,14 +55,15 @@ def whole_small(forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "checkpoints"
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_before_any_change_of_a_file_goes_on_as_if_it_had_not_been(
     forker: Forker, whole_small: Path, tmp_path: Path, stride: int,
     count: Callable[[str], None],
 ) -> None:  # fmt: skip
     """The run is killed before the first change of a file; another, before the second; ...
 
-    With a longer stride, before every fourth: it meets changes of every kind of file.
+    With a longer stride, before every third: files are opened and renamed in turns, and both
+    are met.
     """
     killed, runs = 0, 0
     while killed == runs:

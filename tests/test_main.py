@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from mnist_cnn import __version__, checkpoint
 from mnist_cnn.__main__ import build_parser, main
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from forked import Forker
 
 COMMANDS = (
     "train", "eval", "show-predictions", "predict", "demo", "show-features", "summary", "export",
@@ -345,15 +349,17 @@ def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a pipe is closed in another way there")
-@pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_reader_that_leaves_gets_no_traceback(
-    options: tuple[str, ...], start_program: Callable, sample_checkpoint: Path
+    start_program: Callable, sample_checkpoint: Path
 ) -> None:
-    running = start_program("eval", "--ckpt", sample_checkpoint, *options)
-    running.stdout.close()  # as `| head` does, before anything is printed
-    err = running.stderr.read()
-    assert running.wait(timeout=300) == 1
-    assert err == ""
+    both = [start_program("eval", "--ckpt", sample_checkpoint, *options)
+            for options in ((), ("--json",))]  # fmt: skip
+    for running in both:
+        running.stdout.close()  # as `| head` does, before anything is printed
+    for running in both:
+        err = running.stderr.read()
+        assert running.wait(timeout=300) == 1
+        assert err == ""
 
 
 # ------------------------------------------------------------------------------ signals
@@ -373,57 +379,69 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def interrupt(running: subprocess.Popen, number: int, times: int = 1) -> Outcome:
-    """Sends signals to a training of 500 epochs when it has saved the second one."""
-    for line in running.stderr:
-        if line.startswith("epoch   2/500"):
-            break
+def assert_interrupted(outcome: Outcome, status: int, folder: Path) -> None:
+    """A training of 5000 epochs has left a run to resume, and says how."""
+    assert (outcome.status, outcome.out) == (status, "")
+    last = checkpoint.load_run(folder / "last.pt")
+    assert len(last.history) >= 1
+    *epochs, line = outcome.err.splitlines()
+    assert all(re.match(r"epoch +\d+/5000: |training on |$", text) for text in epochs)
+    assert line == (
+        f"interrupted: go on after epoch {len(last.history)} with "
+        "python -m mnist_cnn train --resume checkpoints/last.pt"
+    )
+    assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt", "history.csv"}
+    checkpoint.load(folder / "best.pt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send")
+@pytest.mark.parametrize(
+    ("number", "times", "status"),
+    [(signal.SIGINT, 1, 130), (signal.SIGINT, 3, 130), (signal.SIGTERM, 1, 143)],
+)
+def test_an_interrupted_training_leaves_a_run_to_resume_and_says_how(
+    number: int, times: int, status: int, forker: "Forker", tmp_path: Path
+) -> None:
+    running = forker.start(*SLOW, 5000, "--batch-size", 100, cwd=tmp_path)
+    running.wait_for("epoch    2/5000")
     for _ in range(times):
-        running.send_signal(number)
-    out, err = running.communicate(timeout=300)
-    return Outcome(running.returncode, out, err)
+        running.send(number)
+    running.wait()
+    outcome = Outcome(running.status, running.stdout, running.stderr)
+    assert_interrupted(outcome, status, tmp_path / "checkpoints")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send")
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "times", "status"),
     [(signal.SIGINT, 1, 130), (signal.SIGINT, 3, 130), (signal.SIGTERM, 1, 143)],
 )
-def test_an_interrupted_training_leaves_a_run_to_resume_and_says_how(
+def test_an_interrupted_program_leaves_a_run_to_resume_and_says_how(
     number: int, times: int, status: int, start_program: Callable, tmp_path: Path
 ) -> None:
-    outcome = interrupt(start_program(*SLOW, 500), number, times)
-    assert (outcome.status, outcome.out) == (status, "")
-    last = checkpoint.load_run(tmp_path / "checkpoints" / "last.pt")
-    assert len(last.history) >= 1
-    *epochs, line = outcome.err.splitlines()
-    assert all(re.match(r"epoch +\d+/500: |$", text) for text in epochs)
-    assert line == (
-        f"interrupted: go on after epoch {len(last.history)} with "
-        "python -m mnist_cnn train --resume checkpoints/last.pt"
-    )
-    folder = tmp_path / "checkpoints"
-    assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt", "history.csv"}
-    checkpoint.load(folder / "best.pt")
+    """The same with the program as users start it, and all of the sample."""
+    running = start_program(*SLOW, 5000)
+    for line in running.stderr:
+        if line.startswith("epoch    2/5000"):
+            break
+    for _ in range(times):
+        running.send_signal(number)
+    out, err = running.communicate(timeout=300)
+    outcome = Outcome(running.returncode, out, err)
+    assert_interrupted(outcome, status, tmp_path / "checkpoints")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send")
-def test_a_program_in_the_background_may_ignore_ctrl_c(
-    start_program: Callable, tmp_path: Path
-) -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        running = start_program(*SLOW, 3)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    for line in running.stderr:
-        if line.startswith("epoch 1/3"):
-            break
-    running.send_signal(signal.SIGINT)
-    out, _ = running.communicate(timeout=300)
-    assert running.returncode == 0
-    assert out.startswith("test accuracy ")
+def test_a_program_in_the_background_may_ignore_ctrl_c(forker: "Forker", tmp_path: Path) -> None:
+    """It does when whoever starts it has SIGINT ignored, as shells do for a command with a &."""
+    options = (*SLOW, 20, "--batch-size", 100)
+    running = forker.start(*options, cwd=tmp_path, ignores_ctrl_c=True)
+    running.wait_for("epoch  1/20")
+    running.send(signal.SIGINT)
+    assert running.wait() == 0, running
+    assert running.stdout.startswith("test accuracy ")
 
 
 def test_a_command_leaves_the_signals_as_they_were(cli: Callable) -> None:

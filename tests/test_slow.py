@@ -1,4 +1,8 @@
-"""What takes minutes: real MNIST, a download of all of it, and several processes together."""
+"""What takes minutes: real MNIST, a download of all of it, and several processes together.
+
+The tests on real MNIST are skipped where MNIST_CNN_DATA_DIR does not name its folder; the others
+need nothing but time.
+"""
 
 import hashlib
 import json

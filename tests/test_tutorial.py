@@ -51,6 +51,15 @@ def run_page(text: str, folder: Path) -> "build.Report":
 # ------------------------------------------------------------------------------ the page itself
 
 
+def test_the_first_chapter_runs_and_prints_what_the_page_says(tmp_path):
+    text = PAGE.read_text(encoding="utf-8")
+    chapter = text[: text.index("\n## 2. ") + 1]
+    report = run_page(chapter, tmp_path)
+    assert report.differences == []
+    assert len(report.seconds) == 8  # blocks
+
+
+@pytest.mark.slow
 def test_every_block_runs_and_prints_what_the_page_says():
     process = subprocess.run(
         [sys.executable, str(DOCS / "build.py"), "check"],

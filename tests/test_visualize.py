@@ -64,7 +64,8 @@ def assert_inside(found: dict[str, Bbox], figure: Figure) -> None:
 
 @pytest.mark.parametrize(
     ("count", "classes"),
-    [(1, "digits"), (2, "digits"), (9, "digits"), (25, "digits"), (100, "digits"),
+    [(1, "digits"), (2, "digits"), (9, "digits"), (25, "digits"),
+     pytest.param(100, "digits", marks=pytest.mark.slow),
      (1, "clothes"), (9, "clothes"), (25, "clothes")],
 )  # fmt: skip
 def test_titles_neither_overlap_nor_are_cut_off(count: int, classes: str) -> None:
