@@ -46,8 +46,10 @@ def test_without_options_the_first_test_image_is_drawn(
     assert np.array_equal(np.asarray(picture), np.asarray(Image.open(tmp_path / "same.png")))
 
 
-@pytest.mark.parametrize(("out", "start"), [("a/b.PDF", b"%PDF"),
-                                            ("$^$.svg", b"<?xml")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("out", "start"),
+    [("$^$.svg", b"<?xml"), pytest.param("a/b.PDF", b"%PDF", marks=pytest.mark.slow)],
+)
 def test_the_last_image_in_other_formats(
     out: str, start: bytes, cli: Callable, sample_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -57,7 +59,10 @@ def test_the_last_image_in_other_formats(
     assert not (tmp_path / "features.png").exists()
 
 
-@pytest.mark.parametrize("name", ["$^$.png", "a\nb.png", b"\xff\xfe.png"])
+@pytest.mark.parametrize("name", [
+    "$^$.png", pytest.param("a\nb.png", marks=pytest.mark.slow),
+    pytest.param(b"\xff\xfe.png", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_picture_of_your_own(
     name: str | bytes, cli: Callable, sample_checkpoint: Path, tmp_path: Path
 ) -> None:

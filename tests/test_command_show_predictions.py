@@ -181,6 +181,21 @@ def test_a_window_is_opened_where_there_is_one(
 
 
 def test_a_backend_that_cannot_open_windows_here_draws_into_a_file(
+    cli: Callable, sample_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot
+
+    def fail(*args: object, **options: object) -> None:
+        raise ImportError("no screen")
+
+    monkeypatch.setattr(pyplot, "figure", fail)
+    outcome = cli("show-predictions", "--ckpt", sample_checkpoint, "--count", 2)
+    assert (outcome.status, outcome.out) == (0, "predictions.png\n"), outcome.err
+    assert (tmp_path / "predictions.png").exists()
+
+
+@pytest.mark.slow
+def test_a_backend_that_is_not_installed_draws_into_a_file(
     start_program: Callable, sample_checkpoint: Path, tmp_path: Path
 ) -> None:
     process = start_program(

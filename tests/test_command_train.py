@@ -296,8 +296,11 @@ MOMENTS = {  # when it is interrupted, and after which epoch it can go on then
 }
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "elsewhere"),
+    [*((moment, False) for moment in MOMENTS), ("after the first epoch", True),
+     *(pytest.param(moment, True, marks=pytest.mark.slow) for moment in list(MOMENTS)[1:])],
+)  # fmt: skip
 def test_a_run_that_was_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(
     moment: str, elsewhere: bool, cli: Callable, digits: Tiny, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from conftest import Outcome
 from numpy.typing import NDArray
 
-from mnist_cnn import checkpoint, handwriting
+from mnist_cnn import checkpoint, export, handwriting
 from mnist_cnn.__main__ import main
 from mnist_cnn.data import load_split
 from mnist_cnn.model import CNN
@@ -71,7 +71,7 @@ def test_writes_a_page_and_prints_its_name(
     assert (outcome.status, outcome.out, outcome.err) == (0, "pages/digits.html\n", "")
     assert [file.name for file in (tmp_path / "pages").iterdir()] == ["digits.html"]
     page = (tmp_path / "pages" / "digits.html").read_text("utf-8")
-    assert len(page.encode()) < LARGEST
+    assert len(page.encode()) < LARGEST == export.LARGEST
     assert page.startswith("<!doctype html>") and "{{" not in page
     assert "215,194" not in page  # the page counts them itself
     assert not any(other in page for other in ("http:", "https:", "import ", "src=", "@import"))
@@ -109,10 +109,15 @@ def test_a_network_that_reads_no_digits_has_no_page(
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("largest", "hidden"), [(120_000, 40), pytest.param(LARGEST, 576, marks=pytest.mark.slow)]
+)
 def test_a_network_too_wide_for_a_page_is_refused(
-    cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
-) -> None:
-    wide = write_checkpoint(tmp_path / "wide.pt", sample_checkpoint, BEST.channels, 576)
+    largest: int, hidden: int, cli: Callable[..., Outcome], sample_checkpoint: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(export, "LARGEST", largest)
+    wide = write_checkpoint(tmp_path / "wide.pt", sample_checkpoint, BEST.channels, hidden)
     cli("export", "page.html", "--ckpt", wide).assert_refused("too many weights", ".onnx")
     assert not (tmp_path / "page.html").exists()
 

@@ -77,6 +77,11 @@ def reliability(n: int) -> Figure:
     return visualize.draw_reliability(sure, right, intervals, [10**i for i in range(n)], "a title")
 
 
+# Of the same kinds as others, and tried where slow tests are asked for.
+FURTHER = (
+    "features of best", "features of few", "one digit", "clothes", "one filter",
+    "dropout of clothes", "one rate", "one run", "seven runs", "reliability of one bin",
+)  # fmt: skip
 FIGURES: dict[str, Callable[[], Figure]] = {
     "features": lambda: features(24, (24, 32), DIGITS),
     "features of best": lambda: features(32, (32, 64), CLOTHES),
@@ -121,12 +126,17 @@ def drawn(name: str) -> Figure:
     """One of the figures, which is drawn and measured once, in whatever order the tests come."""
     figure = FIGURES[name]()
     FigureCanvasAgg(figure)
-    figure.canvas.draw()
+    for _ in range(2):  # the second time, what stands in it has the places that the first gave it
+        figure.draw_without_rendering()
     words_and_pictures(figure)
     return figure
 
 
-@pytest.fixture(params=FIGURES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name in FURTHER else ()) for name in FIGURES
+    ]
+)
 def figure(request: pytest.FixtureRequest) -> Figure:
     return drawn(request.param)
 
