@@ -1,7 +1,6 @@
 """The page to draw on, in a real headless browser, and what stands behind it."""
 
 import base64
-import contextlib
 import importlib.util
 import io
 import json
@@ -12,7 +11,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 import zlib
 from types import SimpleNamespace
@@ -367,24 +365,18 @@ def test_serves_until_ctrl_c_in_this_process(sample_checkpoint, cli, interruptib
     port = free_port()
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there, and none is needed
     monkeypatch.setenv("SSH_CONNECTION", "elsewhere")  # so that no browser is opened
-    first_lines = []
+    pages = []
 
-    def look_and_press_ctrl_c():
-        """Ask for the page until somebody answers, and then end it."""
-        try:
-            for _ in range(600):
-                with contextlib.suppress(ConnectionRefusedError):
-                    first_lines.append(get_page(port))
-                    break
-                time.sleep(0.1)
-        finally:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    def look_and_press_ctrl_c(seconds):
+        """What happens while the program waits for somebody to end it."""
+        time.sleep(0.01)
+        if seconds == 1:  # not while the server starts
+            pages.append(get_page(port))
+            signal.raise_signal(signal.SIGINT)
 
-    visitor = threading.Thread(target=look_and_press_ctrl_c)
-    visitor.start()
+    monkeypatch.setattr(demo, "time", SimpleNamespace(sleep=look_and_press_ctrl_c))
     outcome = cli("demo", "--ckpt", sample_checkpoint, "--port", port)
-    visitor.join()
-    (first,) = first_lines
+    (first,) = pages
     assert first.startswith(b"HTTP/1.1 200 ")
     line, *rest = outcome.err.splitlines()
     assert line.startswith(f"draw at http://127.0.0.1:{port} ")
