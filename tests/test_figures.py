@@ -165,7 +165,7 @@ def words_and_pictures(part: Figure) -> dict[str, Bbox]:
         if axes.get_legend():
             found[f"legend ({len(found)})"] = axes.get_legend().get_window_extent()
         found[f"axes ({len(found)})"] = axes.get_window_extent()
-    return found
+    return {name: box.frozen() for name, box in found.items()}  # whatever is done to them later
 
 
 def test_nothing_overlaps_and_nothing_is_cut_off(figure: Figure) -> None:
