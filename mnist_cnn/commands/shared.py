@@ -121,4 +121,6 @@ def write_picture(figure: "Figure", path: str | Path) -> None:
     from mnist_cnn import visualize
     from mnist_cnn.system.files import write_file
 
-    write_file(path, visualize.save(figure, Path(path).suffix))
+    content = visualize.save(figure, Path(path).suffix)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)
