@@ -12,7 +12,7 @@ import pytest
 
 import mnist_cnn
 from mnist_cnn import Error
-from mnist_cnn.system.files import check_folder, remove_leavings, write_file
+from mnist_cnn.system.files import check_folder, is_folder, remove_leavings, write_file
 
 PACKAGE = Path(mnist_cnn.__file__).parents[1]
 WRITE_WITHOUT_END = """
@@ -51,7 +51,7 @@ def test_a_file_is_written_under_its_name_and_nothing_else_is_left(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
 
-@pytest.mark.parametrize("name", ["ü 四.pt", ".hidden", "x" * 200])
+@pytest.mark.parametrize("name", ["ü 四.pt", ".hidden", "x" * 255, "四" * 85])
 def test_a_file_may_have_an_odd_name(name: str, tmp_path: Path) -> None:
     write_file(tmp_path / name, b"content")
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -253,6 +253,20 @@ def test_what_a_process_is_writing_is_left_alone_and_what_is_left_of_others_goes
         assert {path.name for path in tmp_path.iterdir()} == {mine, *kept}
     remove_leavings(tmp_path, ("x.gz",))
     assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+# ------------------------------------------------------------------------------ is_folder
+
+
+def test_a_folder_is_told_from_a_file_and_from_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert is_folder(tmp_path)
+    assert not any(is_folder(tmp_path / name) for name in ("file", "file/x", "none", "none/x"))
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        is_folder(tmp_path / ("x" * 5000))
 
 
 # ------------------------------------------------------------------------------ check_folder

@@ -55,12 +55,12 @@ def check_name(path: str) -> str:
     Raises:
         Error: it cannot.
     """
-    from mnist_cnn.system.files import check_folder
+    from mnist_cnn.system.files import check_folder, is_folder
 
     ending = Path(path).suffix.lower()
     if ending not in (".html", ".onnx"):
         raise Error(f"{path}: end the name in .html, for a page to draw on, or in .onnx")
-    if Path(path).is_dir():
+    if is_folder(path):
         raise Error(f"{path} is a folder: name a file in it")
     check_folder(Path(path).parent, "FILE")
     return ending

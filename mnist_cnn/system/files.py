@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -40,8 +41,11 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 
 def scratch_path(path: Path) -> Path:
-    """Return a name beside a file's own that no other process takes."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    """Return a name beside a file's own that no other process takes.
+
+    Of a long name it has the beginning: a file system takes 255 bytes, and a character up to four.
+    """
+    return path.with_name(f".{path.name[:50]}.{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def rename(scratch: Path, path: Path) -> None:
@@ -112,6 +116,18 @@ def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # on Windows it can be removed only when it is closed
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def is_folder(path: str | Path) -> bool:
+    """Tell whether there is a folder of this name.
+
+    Raises:
+        OSError: there can be no file of this name: it is too long, say.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_folder(folder: str | Path, option: str, make: bool = False) -> None:
