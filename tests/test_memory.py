@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import mnist_cnn
+from mnist_cnn.system.container import read_container
+from mnist_cnn.system.process import is_out_of_memory
 
 # A training that says after every epoch how many bytes of memory it has.
 TRAIN = """
@@ -133,3 +136,22 @@ def test_a_resumed_run_that_lacks_memory_says_so(
         assert "damaged" not in err
     assert 10 <= len(short) < len(tried)
     count(f"resumed with too little memory: {len(short)} times, and each time said so")
+
+
+def test_an_error_that_comes_of_a_lack_of_memory_is_one() -> None:
+    """As torch.save's is, which closes its file when a MemoryError has ended the writing."""
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            raise MemoryError
+        finally:
+            raise RuntimeError("unexpected pos 1792832 vs 1792724")
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("unexpected pos 1792832 vs 1792724"))
+
+
+def test_a_small_checkpoint_asks_for_little_memory(sample_checkpoint: Path) -> None:
+    tracemalloc.start()
+    size = len(read_container(sample_checkpoint))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * size
