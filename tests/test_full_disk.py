@@ -110,6 +110,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
         mirrors = Mirrors(tiny.packed)
         patch.setattr(torchvision.datasets.MNIST, "mirrors", [mirrors.url("good")])
         patch.setattr(visualize, "save", lambda figure, suffix: bytes(100_000))
+        for name in [name for name in vars(visualize) if name.startswith("draw_")]:
+            patch.setattr(visualize, name, lambda *arguments, **options: None)
         patch.setitem(RECIPES, "fast", dataclasses.replace(FAST, channels=(2, 3), hidden=8))
         yield tiny
     mirrors.close()
