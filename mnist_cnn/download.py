@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mnist_cnn import Error
 from mnist_cnn.datasets import FILES, SIZE, SOURCES, Source
-from mnist_cnn.system.files import check_folder, write_file
+from mnist_cnn.system.files import check_folder, remove_leavings, write_file
 
 TIMEOUT = 10  # seconds without a byte after which a mirror is given up
 
@@ -97,7 +97,7 @@ def download_file(source: Source, raw: Path, file: str, quiet: bool = False) -> 
             failures.append(f"{url}: {describe_failure(error)}")
             continue
         if md5(content) == source.packed_md5[file]:
-            write_file(packed, content)
+            keep(packed, content)
             return
         failures.append(f"{url}: the file arrived damaged ({len(content)} bytes)")
     raise DownloadError(f"{packed.name} cannot be downloaded ({'; '.join(failures)})")
@@ -172,8 +172,16 @@ def read_file(name: str, file: str, data_dir: str | Path, quiet: bool = False) -
         raise damaged(packed, str(error)) from None
     check_content(source, packed, content)
     with contextlib.suppress(OSError):  # a folder that is complete need not be writable
-        write_file(unpacked, content)
+        keep(unpacked, content)
     return content
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file of a data set; remove what earlier attempts at it that were killed have left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        remove_leavings(path.parent, (path.name,), alone=False)
+    write_file(path, content)
 
 
 def read_packed(source: Source, path: Path) -> bytes:

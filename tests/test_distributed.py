@@ -1,7 +1,12 @@
 """Several processes: what torchrun says about them, and that a single one needs none of it."""
 
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from mnist_cnn import Error
@@ -79,3 +84,47 @@ def test_several_processes_cannot_share_an_accelerator(device: str) -> None:
     shared = connect(Ranks(rank=0, count=2, local=0), torch.device(device))
     with pytest.raises(Error, match="--device cuda for a GPU each"):
         shared.__enter__()
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A process group of this process alone, which passes for a group of two.
+
+    Yields the further groups, as they are made.
+    """
+    groups: list[dist.ProcessGroup] = []
+    real = dist.new_group
+
+    def new_group(*arguments: Any, **options: Any) -> dist.ProcessGroup:
+        groups.append(real(*arguments, **options))
+        return groups[-1]
+
+    monkeypatch.setattr(dist, "new_group", new_group)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield groups
+    dist.destroy_process_group()
+
+
+def test_the_others_wait_for_the_first_as_long_as_a_download_may_take(joined: Any) -> None:
+    """In a group of their own: with NCCL, too, which would give them up after ten minutes."""
+    assert Ranks(rank=0, count=2, local=0).on_first(lambda: "downloaded") == "downloaded"
+    (group,) = joined
+    assert dist.get_backend(group) == "gloo"
+    options = group._get_backend(torch.device("cpu")).options
+    assert options._timeout == timedelta(days=1)
+
+
+def test_what_fails_on_the_first_is_told_there_and_ends_the_others_in_silence(
+    joined: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Error, match="wrong"):
+        Ranks(rank=0, count=2, local=0).on_first(fail)
+
+    def receive(outcome: list[object], group: dist.ProcessGroup) -> None:
+        outcome[:] = [None, "wrong"]
+
+    monkeypatch.setattr(dist, "broadcast_object_list", receive)
+    with pytest.raises(SystemExit) as caught:
+        Ranks(rank=1, count=2, local=1).on_first(lambda: pytest.fail("only the first does it"))
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", "")

@@ -12,7 +12,7 @@ import pytest
 
 import mnist_cnn
 from mnist_cnn import Error
-from mnist_cnn.system.files import check_folder, write_file
+from mnist_cnn.system.files import check_folder, is_folder, remove_leavings, write_file
 
 PACKAGE = Path(mnist_cnn.__file__).parents[1]
 WRITE_WITHOUT_END = """
@@ -51,7 +51,7 @@ def test_a_file_is_written_under_its_name_and_nothing_else_is_left(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
 
-@pytest.mark.parametrize("name", ["ü 四.pt", ".hidden", "x" * 200])
+@pytest.mark.parametrize("name", ["ü 四.pt", ".hidden", "x" * 255, "四" * 85])
 def test_a_file_may_have_an_odd_name(name: str, tmp_path: Path) -> None:
     write_file(tmp_path / name, b"content")
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -110,6 +110,7 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path: Path
     _, err = writer.communicate()
     assert writer.returncode == 1
     assert "OSError: [Errno 27]" in err
+    assert err.endswith(f"{str(tmp_path / 'x')!r}\n")
     assert (tmp_path / "x").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
@@ -124,8 +125,9 @@ def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_missing_is_an_error_of_the_system(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         write_file(tmp_path / "none" / "x", b"content")
+    assert caught.value.filename == str(tmp_path / "none" / "x")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,8 +136,9 @@ def test_a_folder_that_is_read_only_is_an_error_of_the_system(
 ) -> None:
     (tmp_path / "x").write_bytes(b"old")
     forbid_writing(tmp_path)
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError) as caught:
         write_file(tmp_path / "x", b"content")
+    assert caught.value.filename == str(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
@@ -150,8 +153,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise failure
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(type(failure)):
+    with pytest.raises(type(failure)) as caught:
         write_file(tmp_path / "best.pt", b"new")
+    if isinstance(failure, OSError):  # the user's file is named, not what is beside it meanwhile
+        assert str(caught.value) == f"[Errno 5] Input/output error: {str(tmp_path / 'best.pt')!r}"
     assert (tmp_path / "best.pt").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -230,13 +235,48 @@ def test_files_are_as_readable_as_the_umask_says(umask: int, mode: int, tmp_path
     assert left == umask
 
 
+# ------------------------------------------------------------------------------ remove_leavings
+
+
+def test_what_a_process_is_writing_is_left_alone_and_what_is_left_of_others_goes(
+    tmp_path: Path,
+) -> None:
+    ended = start("", tmp_path)
+    ended.communicate()
+    mine, others = f".x.gz.{os.getpid()}-01234567", f".x.gz.{ended.pid}-01234567"
+    no_process = f".x.gz.{10**30}-01234567"
+    kept = ["x.gz", ".x.gz", ".y.gz.1-01234567", f".x.gz.{ended.pid}-0123456"]
+    for name in (mine, others, no_process, *kept):
+        (tmp_path / name).touch()
+    remove_leavings(tmp_path, ("x.gz",), alone=False)
+    if os.name == "posix":  # elsewhere, what a program has open cannot be removed
+        assert {path.name for path in tmp_path.iterdir()} == {mine, *kept}
+    remove_leavings(tmp_path, ("x.gz",))
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+# ------------------------------------------------------------------------------ is_folder
+
+
+def test_a_folder_is_told_from_a_file_and_from_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert is_folder(tmp_path)
+    assert not any(is_folder(tmp_path / name) for name in ("file", "file/x", "none", "none/x"))
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        is_folder(tmp_path / ("x" * 5000))
+
+
 # ------------------------------------------------------------------------------ check_folder
 
 
-def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b", "--out-dir")
-    assert (tmp_path / "a" / "b").is_dir()
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+@pytest.mark.parametrize("make", [False, True])
+def test_a_folder_is_made_with_those_above_it_if_it_is_wanted(make: bool, tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", "--out-dir", make)
+    made = [tmp_path / "a", tmp_path / "a" / "b"] if make else []
+    assert list(tmp_path.rglob("*")) == made
 
 
 def test_a_folder_that_is_there_keeps_what_it_holds(tmp_path: Path) -> None:
@@ -245,21 +285,25 @@ def test_a_folder_that_is_there_keeps_what_it_holds(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-@pytest.mark.parametrize("folder", ["mine", "mine/new"])
-def test_a_file_in_the_way_is_named_with_the_option_to_change(folder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [False, True])
+@pytest.mark.parametrize("folder", ["mine", "mine/new", "mine/new/er"])
+def test_a_file_in_the_way_is_named_with_the_option_to_change(
+    folder: str, make: bool, tmp_path: Path
+) -> None:
     (tmp_path / "mine").write_bytes(b"mine")
     with pytest.raises(Error, match=r"choose another folder with --out-dir") as caught:
-        check_folder(tmp_path / folder, "--out-dir")
+        check_folder(tmp_path / folder, "--out-dir", make)
     assert str(tmp_path / folder) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("make", [False, True])
 @pytest.mark.parametrize("folder", ["", "new"])
 def test_a_read_only_folder_is_named_with_the_option_to_change(
-    folder: str, tmp_path: Path, forbid_writing: Callable[[Path], None]
+    folder: str, make: bool, tmp_path: Path, forbid_writing: Callable[[Path], None]
 ) -> None:
     forbid_writing(tmp_path)
     with pytest.raises(Error, match=r"Permission denied.*--data-dir") as caught:
-        check_folder(tmp_path / folder, "--data-dir")
+        check_folder(tmp_path / folder, "--data-dir", make)
     assert str(tmp_path / folder) in str(caught.value)

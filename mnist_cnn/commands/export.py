@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         source = SOURCES[plan.dataset]
         trained_on = f"a sample of {source.dataset}" if source.part_of else source.dataset
         content = export.build_page(model, plan.classes, trained_on)
+    Path(args.file).parent.mkdir(parents=True, exist_ok=True)
     write_file(args.file, content)
     print(args.file)
     return 0
@@ -54,12 +55,12 @@ def check_name(path: str) -> str:
     Raises:
         Error: it cannot.
     """
-    from mnist_cnn.system.files import check_folder
+    from mnist_cnn.system.files import check_folder, is_folder
 
     ending = Path(path).suffix.lower()
     if ending not in (".html", ".onnx"):
         raise Error(f"{path}: end the name in .html, for a page to draw on, or in .onnx")
-    if Path(path).is_dir():
+    if is_folder(path):
         raise Error(f"{path} is a folder: name a file in it")
     check_folder(Path(path).parent, "FILE")
     return ending

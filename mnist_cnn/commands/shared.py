@@ -105,13 +105,13 @@ def check_picture(path: str | None, option: str) -> None:
     Raises:
         Error: it cannot; the message names the option.
     """
-    from mnist_cnn.system.files import check_folder
+    from mnist_cnn.system.files import check_folder, is_folder
 
     if path is None:
         return
     if Path(path).suffix.lower() not in PICTURES:
         raise Error(f"{option} {path}: end the name in one of {', '.join(PICTURES)}")
-    if Path(path).is_dir():
+    if is_folder(path):
         raise Error(f"{option} {path} is a folder: name a file in it")
     check_folder(Path(path).parent, option)
 
@@ -121,4 +121,6 @@ def write_picture(figure: "Figure", path: str | Path) -> None:
     from mnist_cnn import visualize
     from mnist_cnn.system.files import write_file
 
-    write_file(path, visualize.save(figure, Path(path).suffix))
+    content = visualize.save(figure, Path(path).suffix)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)

@@ -148,7 +148,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
             f"use --batch-size {batch_size // processes * processes or processes}"
         )
 
-    check_folder(out_dir, "--out-dir")
+    check_folder(out_dir, "--out-dir", make=True)
     locks.enter_context(lock_folder(out_dir, "--out-dir"))
     remove_leavings(out_dir, (*OUTPUTS, TRIAL))
     spare_earlier_run(args, Path(out_dir) / "best.pt", fallen_back)

@@ -38,8 +38,8 @@ def read_container(path: str | Path) -> bytes:
         OSError: it cannot be read.
     """
     require(os.path.isfile(path))  # a pipe or a device may have no end
-    with open(path, "rb") as file:
-        content = file.read(MAX_BYTES + 1)
+    with open(path, "rb") as file:  # what it asks for is allocated, however small the file is
+        content = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
     require(len(content) <= MAX_BYTES)
     # A zip file can be read in more than one way. These make sure that zipfile and torch.load see
     # the same: one list of entries, just before the fixed end that torch.save writes, with plain

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -31,14 +32,20 @@ def write_file(path: str | Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         rename(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)  # after the renaming there is none
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)  # after the renaming there is none
+        if isinstance(error, OSError):  # it names the other file, which nobody knows, or none
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
 def scratch_path(path: Path) -> Path:
-    """Return a name beside a file's own that no other process takes."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    """Return a name beside a file's own that no other process takes.
+
+    Of a long name it has the beginning: a file system takes 255 bytes, and a character up to four.
+    """
+    return path.with_name(f".{path.name[:50]}.{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def rename(scratch: Path, path: Path) -> None:
@@ -55,17 +62,36 @@ def rename(scratch: Path, path: Path) -> None:
     os.replace(scratch, path)
 
 
-def remove_leavings(folder: str | Path, names: tuple[str, ...]) -> None:
+def remove_leavings(folder: str | Path, names: tuple[str, ...], alone: bool = True) -> None:
     """Remove what `write_file` left in a folder when it was killed; only of files of these names.
 
     The name TRIAL stands for what `check_folder` left.
 
-    Whoever calls this has to be the only one who writes these files.
+    Args:
+        alone: nobody else can be writing these files now. Otherwise those stay that a process
+            which is still running may be about to rename.
     """
-    patterns = [re.compile(rf"\.{re.escape(name)}\.\d+-[0-9a-f]{{8}}") for name in names]
+    patterns = [re.compile(rf"\.{re.escape(name)}\.(\d+)-[0-9a-f]{{8}}") for name in names]
     for path in Path(folder).iterdir():
-        if any(pattern.fullmatch(path.name) for pattern in patterns):
+        found = next(filter(None, (pattern.fullmatch(path.name) for pattern in patterns)), None)
+        if found and (alone or not is_running(int(found[1]))):
             path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Tell whether there is a process of this number on this machine.
+
+    On Windows the answer is always no: nothing can be removed there while a program has it open.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        os.kill(process, 0)  # no signal, only the question
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -92,17 +118,36 @@ def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
         lock.release()
 
 
-def check_folder(folder: str | Path, option: str) -> None:
-    """Make a folder if need be, and make sure that files can be written into it.
+def is_folder(path: str | Path) -> bool:
+    """Tell whether there is a folder of this name.
+
+    Raises:
+        OSError: there can be no file of this name: it is too long, say.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def check_folder(folder: str | Path, option: str, make: bool = False) -> None:
+    """Make sure that files can be written into a folder, or into one in which it can be made.
+
+    Args:
+        make: make it, too; otherwise nothing is left behind, for whoever asks may still find a
+            reason to write nothing.
 
     Raises:
         Error: they cannot; the message names the command-line option to change.
     """
+    folder = Path(folder)
     # Not by tempfile: on Windows it takes a folder that may not be written for a name that is
     # taken, and tries two thousand million others (github.com/python/cpython/issues/66305).
-    trial = scratch_path(Path(folder) / TRIAL)
     try:
-        trial.parent.mkdir(parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        there = (each for each in (folder, *folder.parents) if os.path.lexists(each))
+        trial = scratch_path(next(there, folder) / TRIAL)
         open(trial, "xb").close()
         trial.unlink()
     except OSError as error:

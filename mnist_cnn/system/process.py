@@ -109,11 +109,17 @@ def print_anything() -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory has run out; PyTorch has no one type for that."""
+    """Tell whether an error says that memory has run out; PyTorch has no one type for that.
+
+    Or an earlier error does, on the way from which this one came: torch.save, say, still wants to
+    complete a file in memory that could not be written to its end.
+    """
     text = str(error).lower()
-    return isinstance(error, MemoryError) or (
+    if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
-    )
+    ):
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
 
 
 def is_closed_pipe(error: OSError) -> bool:
