@@ -178,10 +178,9 @@ def read_file(name: str, file: str, data_dir: str | Path, quiet: bool = False) -
 
 def keep(path: Path, content: bytes) -> None:
     """Write a file of a data set; remove what earlier attempts at it that were killed have left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         remove_leavings(path.parent, (path.name,), alone=False)
-    write_file(path, content)
+    write_file(path, content, make_folder=True)
 
 
 def read_packed(source: Source, path: Path) -> bytes:

@@ -7,25 +7,22 @@ import glob
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mnist_cnn import Error, visualize
+from mnist_cnn import Error
 from mnist_cnn.evaluate import compute_logits
 from mnist_cnn.handwriting import Prepared, Read, find_digits, prepare, read_picture, shrink
 from mnist_cnn.handwriting.arrays import Box, Grey, Image28
-from mnist_cnn.handwriting.picture import MAX_PIXELS, Room, printable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from mnist_cnn.handwriting.picture import MAX_PIXELS, Room
 
 AT_ONCE = 64  # pictures that wait for the network together: enough to be fast, few to be kept
 THREADS = 4  # that prepare pictures: each may hold a decoded one
@@ -75,6 +72,11 @@ class Answer:
     readings: list[Reading] = field(default_factory=list)
     steps: Steps = field(default_factory=list)
     scale: float = 1.0
+
+    @property
+    def number(self) -> str:
+        """All digits in reading order, rows joined: for example "05221859"."""
+        return "".join(str(one.digit) for one in self.readings)
 
 
 def expand_patterns(names: Iterable[str]) -> list[str]:
@@ -210,70 +212,3 @@ def read_digits(grey: Grey, read: Read) -> list[Reading]:
     digits = find_digits(grey, read)
     probabilities = read(np.stack([digit.image for digit in digits]))
     return [Reading(digit.image, row, digit.box) for digit, row in zip(digits, probabilities)]
-
-
-# ------------------------------------------------------------------------------ answers, shown
-
-
-def to_json(answer: Answer, number: bool) -> dict[str, Any]:
-    """Return an answer as plain values, in the form that `predict --json` prints."""
-    if answer.error:
-        return {"file": answer.file, "error": answer.error}
-    if number:
-        digits = [
-            {"digit": one.digit, "confidence": one.confidence, "box": list(one.box or ())}
-            for one in answer.readings
-        ]
-        return {"file": answer.file, "number": number_of(answer), "digits": digits}
-    one = answer.readings[0]
-    return {
-        "file": answer.file,
-        "digit": one.digit,
-        "confidence": one.confidence,
-        "probabilities": one.probabilities.tolist(),
-    }
-
-
-def to_text(answer: Answer, number: bool) -> str:
-    """Return an answer as a line: photo.jpg: 7 (98.3 %), then 1 (1.2 %)."""
-    file = printable(answer.file)
-    if number:
-        least = min(one.confidence for one in answer.readings)
-        return f"{file}: {number_of(answer)} (each at least {100 * least:.1f} %)"
-    one = answer.readings[0]
-    second = float(one.probabilities[one.runner_up])
-    return (
-        f"{file}: {one.digit} ({100 * one.confidence:.1f} %), "
-        f"then {one.runner_up} ({100 * second:.1f} %)"
-    )
-
-
-def number_of(answer: Answer) -> str:
-    """Return all digits of an answer in reading order, rows joined: for example "05221859"."""
-    return "".join(str(one.digit) for one in answer.readings)
-
-
-def draw_answers(answers: Sequence[Answer], number: bool) -> Figure:
-    """Draw what the network saw of each picture, from answers whose steps were kept.
-
-    Args:
-        answers: at least one, without errors.
-        number: whether each picture may hold several digits.
-    """
-    names = [printable(answer.file) for answer in answers]
-    if not number:
-        probabilities = [answer.readings[0].probabilities for answer in answers]
-        return visualize.draw_inputs(names, [answer.steps for answer in answers], probabilities)
-    boxes = [
-        [scale_box(one.box, answer.scale) for one in answer.readings if one.box]
-        for answer in answers
-    ]
-    pictures = [answer.steps[0][1] for answer in answers]
-    digits = [[one.digit for one in answer.readings] for answer in answers]
-    return visualize.draw_boxes(names, pictures, boxes, digits)
-
-
-def scale_box(box: Box, scale: float) -> Box:
-    """Return where a box stands in a picture whose sides were multiplied."""
-    left, top, right, bottom = (round(side * scale) for side in box)
-    return left, top, right, bottom

@@ -257,10 +257,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     To draw them takes longer than all else that a command does on few images.
     """
-    for name in dir(visualize):
-        if name.startswith("draw_"):
-            monkeypatch.setattr(visualize, name, lambda *args, **options: None)
+    leave_undrawn(monkeypatch)
     monkeypatch.setattr(visualize, "save", lambda figure, suffix: b"a picture")
+
+
+def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces all functions that draw; what they give cannot be saved as a picture."""
+    for name in [name for name in vars(visualize) if name.startswith("draw_")]:
+        monkeypatch.setattr(visualize, name, lambda *args, **options: None)
 
 
 @pytest.fixture

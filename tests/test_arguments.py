@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, Tiny
+from conftest import Outcome, Tiny, leave_undrawn
 from hypothesis import configuration, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -175,8 +175,7 @@ def test_any_arguments_are_used_or_refused(
     count: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     if examples == 20:  # for more there is time to draw, if not to write a picture
-        for name in [name for name in vars(visualize) if name.startswith("draw_")]:
-            monkeypatch.setattr(visualize, name, lambda *arguments, **options: None)
+        leave_undrawn(monkeypatch)
     before = contents(example)
     statuses: Counter[int] = Counter()
 

@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
         source = SOURCES[plan.dataset]
         trained_on = f"a sample of {source.dataset}" if source.part_of else source.dataset
         content = export.build_page(model, plan.classes, trained_on)
-    Path(args.file).parent.mkdir(parents=True, exist_ok=True)
-    write_file(args.file, content)
+    write_file(args.file, content, make_folder=True)
     print(args.file)
     return 0
 

@@ -2,9 +2,18 @@
 
 import argparse
 import json
+from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.commands import options
 from mnist_cnn.commands.shared import check_picture, load_digit_reader, say, write_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+    from mnist_cnn.handwriting.arrays import Box
+    from mnist_cnn.predict import Answer
 
 HELP = "read the digits in your own pictures"
 MAX_SHOWN = 20  # pictures whose preparation is drawn
@@ -41,12 +50,76 @@ def run(args: argparse.Namespace) -> int:
         elif answer.steps:
             drawn.append(answer)
         if args.json:
-            answers.append(predict.to_json(answer, args.number))
+            answers.append(to_json(answer, args.number))
         elif not answer.error:
-            print(predict.to_text(answer, args.number))
+            print(to_text(answer, args.number))
     if args.json:
         print(json.dumps(answers))
     if drawn:
-        write_picture(predict.draw_answers(drawn, args.number), args.show_input)
+        write_picture(draw_answers(drawn, args.number), args.show_input)
         say(f"wrote {args.show_input}")
     return 1 if failed else 0
+
+
+def to_json(answer: "Answer", number: bool) -> dict[str, Any]:
+    """Return an answer as plain values, in the form that `predict --json` prints."""
+    if answer.error:
+        return {"file": answer.file, "error": answer.error}
+    if number:
+        digits = [
+            {"digit": one.digit, "confidence": one.confidence, "box": list(one.box or ())}
+            for one in answer.readings
+        ]
+        return {"file": answer.file, "number": answer.number, "digits": digits}
+    one = answer.readings[0]
+    return {
+        "file": answer.file,
+        "digit": one.digit,
+        "confidence": one.confidence,
+        "probabilities": one.probabilities.tolist(),
+    }
+
+
+def to_text(answer: "Answer", number: bool) -> str:
+    """Return an answer as a line: photo.jpg: 7 (98.3 %), then 1 (1.2 %)."""
+    from mnist_cnn.handwriting.picture import printable
+
+    file = printable(answer.file)
+    if number:
+        least = min(one.confidence for one in answer.readings)
+        return f"{file}: {answer.number} (each at least {100 * least:.1f} %)"
+    one = answer.readings[0]
+    second = float(one.probabilities[one.runner_up])
+    return (
+        f"{file}: {one.digit} ({100 * one.confidence:.1f} %), "
+        f"then {one.runner_up} ({100 * second:.1f} %)"
+    )
+
+
+def draw_answers(answers: "Sequence[Answer]", number: bool) -> "Figure":
+    """Draw what the network saw of each picture, from answers whose steps were kept.
+
+    Args:
+        answers: at least one, without errors.
+        number: whether each picture may hold several digits.
+    """
+    from mnist_cnn import visualize
+    from mnist_cnn.handwriting.picture import printable
+
+    names = [printable(answer.file) for answer in answers]
+    if not number:
+        probabilities = [answer.readings[0].probabilities for answer in answers]
+        return visualize.draw_inputs(names, [answer.steps for answer in answers], probabilities)
+    boxes = [
+        [scale_box(one.box, answer.scale) for one in answer.readings if one.box]
+        for answer in answers
+    ]
+    pictures = [answer.steps[0][1] for answer in answers]
+    digits = [[one.digit for one in answer.readings] for answer in answers]
+    return visualize.draw_boxes(names, pictures, boxes, digits)
+
+
+def scale_box(box: "Box", scale: float) -> "Box":
+    """Return where a box stands in a picture whose sides were multiplied."""
+    left, top, right, bottom = (round(side * scale) for side in box)
+    return left, top, right, bottom

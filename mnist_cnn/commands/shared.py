@@ -9,6 +9,9 @@ from mnist_cnn import Error
 from mnist_cnn.datasets import DIGITS, SOURCES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from matplotlib.figure import Figure
 
     from mnist_cnn.checkpoint import Trained
@@ -42,6 +45,20 @@ def load_data(name: str, split: str, data_dir: str, quiet: bool = False) -> "Spl
         ) from None
 
 
+def load_checkpoint(args: argparse.Namespace) -> "tuple[Trained, torch.device]":
+    """Load what --ckpt names, and choose the device that --device asks for.
+
+    Raises:
+        Error: one of them cannot be had.
+    """
+    from mnist_cnn import checkpoint
+    from mnist_cnn.system.device import choose_device, keep_freed_memory
+
+    device = choose_device(args.device)
+    keep_freed_memory()
+    return checkpoint.load(args.ckpt), device
+
+
 def load_trained(args: argparse.Namespace) -> "tuple[Trained, CNN, str, Split]":
     """Load what --ckpt, --device, --dataset and --data-dir name.
 
@@ -51,12 +68,7 @@ def load_trained(args: argparse.Namespace) -> "tuple[Trained, CNN, str, Split]":
     Raises:
         Error: one of them cannot be had, or the network knows other classes than the data set's.
     """
-    from mnist_cnn import checkpoint
-    from mnist_cnn.system.device import choose_device, keep_freed_memory
-
-    device = choose_device(args.device)
-    keep_freed_memory()
-    trained = checkpoint.load(args.ckpt)
+    trained, device = load_checkpoint(args)
     trained_on = trained.plan.dataset
     dataset = args.dataset or trained_on
     if trained.plan.classes != SOURCES[dataset].classes:
@@ -77,12 +89,7 @@ def load_digit_reader(args: argparse.Namespace) -> "CNN":
     Raises:
         Error: it was not, or it cannot be had.
     """
-    from mnist_cnn import checkpoint
-    from mnist_cnn.system.device import choose_device, keep_freed_memory
-
-    device = choose_device(args.device)
-    keep_freed_memory()
-    trained = checkpoint.load(args.ckpt)
+    trained, device = load_checkpoint(args)
     if trained.plan.classes != DIGITS:
         raise Error(
             f"{args.ckpt} was trained on {trained.plan.dataset}, not on digits: "
@@ -121,6 +128,26 @@ def write_picture(figure: "Figure", path: str | Path) -> None:
     from mnist_cnn import visualize
     from mnist_cnn.system.files import write_file
 
-    content = visualize.save(figure, Path(path).suffix)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, content)
+    write_file(path, visualize.save(figure, Path(path).suffix), make_folder=True)
+
+
+def show_or_write(draw: "Callable[[bool], Figure]", out: str | None, default: str) -> None:
+    """Show a figure in a window where there can be one and no file is named; else write the file.
+
+    The name of a file that was written is printed.
+
+    Args:
+        draw: makes the figure, for a window or not.
+        out: the file that was asked for.
+        default: the file where no window can be had.
+    """
+    from mnist_cnn import visualize
+
+    window = out is None and visualize.can_show()
+    figure = draw(window)
+    if window:
+        visualize.show()
+    else:
+        path = out or default
+        write_picture(figure, path)
+        print(path)

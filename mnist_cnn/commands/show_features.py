@@ -10,7 +10,7 @@ from mnist_cnn.commands.shared import (
     check_picture,
     load_digit_reader,
     load_trained,
-    write_picture,
+    show_or_write,
 )
 from mnist_cnn.datasets import DIGITS
 
@@ -43,21 +43,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the picture in a window or into a file, whose name is printed."""
-    from mnist_cnn import visualize
-
     check_picture(args.out, "--out")
     if args.image is None:
         model, image, classes, title = take_test_image(args)
     else:
         model, image, classes, title = read_own_picture(args)
-    window = args.out is None and visualize.can_show()
-    figure = draw(model, image, classes, title, window)
-    if window:
-        visualize.show()
-    else:
-        path = args.out or "features.png"
-        write_picture(figure, path)
-        print(path)
+    show_or_write(
+        lambda window: draw(model, image, classes, title, window), args.out, "features.png"
+    )
     return 0
 
 

@@ -1,10 +1,14 @@
 """The command `show-predictions`: draw test images with what the network reads in them."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mnist_cnn import Error
 from mnist_cnn.commands import options
-from mnist_cnn.commands.shared import check_picture, load_trained, say, write_picture
+from mnist_cnn.commands.shared import check_picture, load_trained, say, show_or_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HELP = "draw test images with what the network reads in them"
 MAX_COUNT = 1000  # images in one picture
@@ -44,20 +48,17 @@ def run(args: argparse.Namespace) -> int:
             raise Error(f"--count {args.count} is more than the {len(test.labels)} test images")
         chosen = torch.arange(args.count)
         title = f"{dataset}, test split: the first {args.count}"
-    window = args.out is None and visualize.can_show()
-    figure = visualize.draw_predictions(
-        test.images.cpu()[chosen].numpy(),
-        result.labels[chosen].tolist(),
-        result.predictions[chosen].tolist(),
-        result.confidences[chosen].tolist(),
-        trained.plan.classes,
-        title,
-        window,
-    )
-    if window:
-        visualize.show()
-    else:
-        path = args.out or "predictions.png"
-        write_picture(figure, path)
-        print(path)
+
+    def draw(window: bool) -> "Figure":
+        return visualize.draw_predictions(
+            test.images.cpu()[chosen].numpy(),
+            result.labels[chosen].tolist(),
+            result.predictions[chosen].tolist(),
+            result.confidences[chosen].tolist(),
+            trained.plan.classes,
+            title,
+            window,
+        )
+
+    show_or_write(draw, args.out, "predictions.png")
     return 0

@@ -18,13 +18,18 @@ LOCK = ".training.lock"
 TRIAL = "trial"  # what check_folder writes
 
 
-def write_file(path: str | Path, content: bytes) -> None:
+def write_file(path: str | Path, content: bytes, make_folder: bool = False) -> None:
     """Write a file under another name, flush it to the disk, and rename it into place.
+
+    Args:
+        make_folder: make the folder, too, where it is missing.
 
     Raises:
         OSError: the folder is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_path(path)
     try:
         with open(scratch, "xb") as file:
@@ -89,8 +94,8 @@ def is_running(process: int) -> bool:
         os.kill(process, 0)  # no signal, only the question
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
-        return True
+    except PermissionError:  # there is one, of somebody else's
+        pass
     return True
 
 
