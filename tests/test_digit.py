@@ -68,3 +68,39 @@ def test_erosion_is_opencvs_own(radius, shape):
     paper = radius + 1
     expected = cv2.erode(np.pad(ink, paper), disc)[paper:-paper, paper:-paper]
     assert (erode(ink, disc) == expected).all()
+
+
+@pytest.mark.parametrize("gap", [10, 26])
+def test_two_pieces_of_like_size_are_one_digit(gap):
+    """The bar of a 5 stands off its belly by more than the belly alone would allow."""
+    ink = np.zeros((260, 200), np.uint8)
+    cv2.ellipse(ink, (90, 160), (40, 40), 0, -100, 140, 255, 10)
+    top = 160 - 40 - 10 - gap
+    cv2.line(ink, (70, top), (70, top - 40), 255, 10)
+    cv2.line(ink, (70, top - 40), (120, top - 40), 255, 10)
+    assert (keep_digit(ink) == ink).all()
+
+
+def test_a_light_piece_far_off_is_dropped():
+    ink = np.zeros((260, 200), np.uint8)
+    cv2.ellipse(ink, (90, 170), (40, 40), 0, -100, 140, 255, 10)
+    digit = ink.copy()
+    cv2.line(ink, (85, 70), (95, 70), 255, 8)
+    assert (keep_digit(ink) == digit).all()
+
+
+@pytest.mark.parametrize("side", [2, 3, 6])
+def test_a_small_loop_drawn_one_pixel_thick_stays_open(side):
+    """A 6 of straight strokes on a canvas of 28x28: thickened, its loop would be a blob."""
+    ink = np.zeros((28, 28), np.uint8)
+    bottom, left = 24, 10
+    cv2.polylines(
+        ink,
+        [np.array([(left + side, 6), (left, 6), (left, bottom), (left + side, bottom),
+                   (left + side, bottom - side), (left, bottom - side)])],
+        False, 255, 1,
+    )  # fmt: skip
+    mended = mend_strokes(ink)
+    paper = np.pad((mended < 128).astype(np.uint8), 1, constant_values=1)
+    assert cv2.connectedComponents(paper, connectivity=4)[0] == 3  # ink, outside, the loop
+    assert stroke_width(mended) * 20 / max(cropped(mended).shape) > 1.2

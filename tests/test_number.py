@@ -89,3 +89,28 @@ def test_what_the_network_is_sure_of_is_not_cut():
     asked.clear()
     digit, _ = page_of([[TEN[0]]])
     assert len(find_digits(digit, sure)) == 1 and sum(asked) == 1
+
+
+@pytest.mark.parametrize("edge", ["top", "bottom", "left", "right"])
+def test_a_dark_band_along_an_edge_is_no_digit(edge):
+    page, boxes = page_of([TEN[:4]])
+    page = np.pad(page, 40, constant_values=250)
+    band = {
+        "top": np.s_[:18], "bottom": np.s_[-18:], "left": np.s_[:, :18], "right": np.s_[:, -18:]
+    }[edge]  # fmt: skip
+    page[band] = 60
+    found = [digit.box for digit in find_digits(page)]
+    assert len(found) == len(boxes)
+    assert np.abs(np.array(found) - 40 - boxes).max() <= 4
+
+
+def test_what_shines_through_from_the_back_is_no_digit():
+    page, boxes = page_of([TEN[:3], TEN[3:6]])
+    back = cv2.GaussianBlur(page_of([TEN[6:9]])[0], (0, 0), 2)[:, ::-1].astype(int)
+    through = np.full(page.shape[0] * 2, 0)  # the sheet is written on above, and blank below
+    sheet = np.full((len(through), page.shape[1]), 250)
+    sheet[: page.shape[0]] = page
+    sheet[-back.shape[0] :, : back.shape[1]] -= (250 - back[:, : page.shape[1]]) * 3 // 10
+    found = [digit.box for digit in find_digits(sheet.astype(np.uint8))]
+    assert len(found) == len(boxes)
+    assert np.abs(np.subtract(found, boxes)).max() <= 4

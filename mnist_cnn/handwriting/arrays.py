@@ -61,3 +61,13 @@ def above_surroundings(grey: Grey) -> NDArray[np.float32]:
     window = max(3, min(grey.shape) // 2)
     values = grey.astype(np.float32)
     return values - np.asarray(cv2.blur(values, (window, window)), np.float32)
+
+
+def around(a: Box, b: Box) -> Box:
+    """Return the smallest box that holds two."""
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def longest_side(box: Box) -> int:
+    """Return the width or the height of a box, whichever is larger."""
+    return max(box[2] - box[0], box[3] - box[1])

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn import Error
-from mnist_cnn.handwriting.arrays import Boxes, Image28, Ink, Labels, Marks, Mask, cropped, scaled
+from mnist_cnn.handwriting.arrays import (
+    Box,
+    Boxes,
+    Image28,
+    Ink,
+    Labels,
+    Marks,
+    Mask,
+    around,
+    cropped,
+    longest_side,
+    scaled,
+)
 from mnist_cnn.handwriting.ink import INK
 
 BOX, FIELD = 20, 28  # LeCun et al. 1998: the digit fits 20x20, the picture is 28x28
@@ -16,6 +30,10 @@ FINE = 8  # strokes are measured and mended at 8 pixels for each of MNIST's
 # below 2.7. What lies between is left alone, what lies outside is moved to well inside.
 THIN, THICK = 2.0, 4.4
 THICKENED, THINNED = 2.5, 4.2
+# A piece belongs to a digit across a gap of so much of its size, one of so much of its weight to
+# the two of them.
+REACH, ALIKE = 0.2, 0.15
+LOOP = 24  # fine pixels: what strokes enclose, from here on, is a loop and not a gap between them
 
 
 # ------------------------------------------------------------------------------ which ink it is
@@ -24,17 +42,54 @@ THICKENED, THINNED = 2.5, 4.2
 def keep_digit(ink: Ink) -> Ink:
     """Keep the digit, all its pieces, and drop specks, edges of the picture and frames.
 
+    Strokes of one digit may be apart, as the bar of a 5 is. A piece belongs to the heaviest one,
+    and to all that belongs to it, if the gap is at most REACH of the digit's size: with a piece of
+    like weight that is the size of both together, for half a digit says little about the whole.
+
     Raises:
         Error: nothing is left.
     """
     labels, boxes, mass = find_pieces(ink)
     main = int(np.argmax(mass))
-    pieces = mass[labels] >= 0.02 * mass[main]
-    # Strokes of one digit may be apart, as the bar of a 5 is: by up to a fifth of its size.
-    reach = int(0.1 * max(boxes[main][2:]))
-    near = cv2.dilate(pieces.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    joined = cv2.connectedComponents(near)[1]
-    return only(ink, pieces & (joined == joined[labels == main][0]))
+    kept, hull = [main], corners(boxes[main])
+    waiting = set(np.nonzero(mass >= 0.02 * mass[main])[0].tolist()) - {main}
+    near: Collection[int] = waiting
+    while near:
+        gaps = gaps_to(labels, kept, len(mass))
+        size, weight = longest_side(hull), mass[kept].sum()
+        sizes = {
+            i: longest_side(around(hull, corners(boxes[i]))) if mass[i] > ALIKE * weight else size
+            for i in waiting
+        }
+        near = [i for i in waiting if gaps[i] <= REACH * sizes[i]]
+        for i in near:
+            hull = around(hull, corners(boxes[i]))
+        kept += near
+        waiting -= set(near)
+    return only(ink, marked(labels, kept, len(mass)))
+
+
+def gaps_to(labels: Labels, kept: Sequence[int], count: int) -> NDArray[np.float64]:
+    """Return how far each of so many pieces is from those kept, (count,), in pixels."""
+    there = marked(labels, kept, count)
+    away = cv2.distanceTransform(1 - there.astype(np.uint8), cv2.DIST_L2, 5)
+    others = (labels > 0) & ~there
+    gaps = np.full(count, np.inf)
+    np.minimum.at(gaps, labels[others], away[others])
+    return gaps
+
+
+def marked(labels: Labels, pieces: Sequence[int], count: int) -> Marks:
+    """Return where some of so many pieces are."""
+    table = np.zeros(count, bool)
+    table[pieces] = True
+    return table[labels]
+
+
+def corners(box: NDArray[np.int32]) -> Box:
+    """Turn left, top, width, height into left, top, right, bottom."""
+    x, y, w, h = box.tolist()
+    return x, y, x + w, y + h
 
 
 def find_pieces(ink: Ink) -> tuple[Labels, Boxes, NDArray[np.float64]]:
@@ -56,11 +111,15 @@ def find_pieces(ink: Ink) -> tuple[Labels, Boxes, NDArray[np.float64]]:
     mass[0] = 0
     if not mass.any():
         raise Error("no ink was found in the picture")
+    pieces, boxes = np.asarray(labels, np.int32), np.asarray(stats[:, :4], np.int32)
+    return pieces, boxes, mass * (1 - touching(pieces, boxes)) ** 4
+
+
+def touching(labels: Labels, boxes: Boxes) -> NDArray[np.float64]:
+    """Return of each piece, (N,), what share of its box's rim lies along the picture's edges."""
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    rim = 2 * (stats[:, cv2.CC_STAT_WIDTH] + stats[:, cv2.CC_STAT_HEIGHT])
-    hugging = np.minimum(1, np.bincount(edge, minlength=count) / rim)
-    boxes = np.asarray(stats[:, :4], np.int32)
-    return np.asarray(labels, np.int32), boxes, mass * (1 - hugging) ** 4
+    along = np.bincount(edge, minlength=len(boxes))
+    return np.asarray(np.minimum(1.0, along / (2 * boxes[:, 2:].sum(1))))
 
 
 def only(ink: Ink, digit: Marks) -> Ink:
@@ -75,7 +134,10 @@ def only(ink: Ink, digit: Marks) -> Ink:
 
 
 def mend_strokes(ink: Ink) -> Ink:
-    """Thicken thin strokes and thin thick ones to the widths MNIST has; leave others alone."""
+    """Thicken thin strokes and thin thick ones to the widths MNIST has; leave others alone.
+
+    A loop that would close, such as that of a small 6, keeps its strokes thinner.
+    """
     ink = cropped(ink)
     longest = BOX * FINE
     fine = scaled(ink, longest / max(ink.shape))
@@ -86,11 +148,32 @@ def mend_strokes(ink: Ink) -> Ink:
     # Growing by g on a side of s, then shrinking back to s: (width + g) s / (s + g) = wanted.
     grow = (wanted - width) / (1 - wanted / longest)
     radius = round(abs(grow) / 2)
-    side = 2 * radius + 1
-    disc = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
     if grow > 0:
-        return np.asarray(cv2.dilate(np.pad(fine, radius + 1), disc), np.uint8)
-    return np.pad(erode(fine, disc), radius + 1)
+        return thicken(fine, radius)
+    return np.pad(erode(fine, make_disc(radius)), radius + 1)
+
+
+def make_disc(radius: int) -> Mask:
+    """Return a disc, (2 radius + 1, 2 radius + 1)."""
+    side = 2 * radius + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def thicken(ink: Ink, radius: int) -> Ink:
+    """Grow strokes by a disc, by a smaller one where this would close a loop."""
+    loops = count_loops(ink)
+    while True:
+        grown = np.asarray(cv2.dilate(np.pad(ink, radius + 1), make_disc(radius)), np.uint8)
+        if radius <= 1 or count_loops(grown) >= loops:
+            return grown
+        radius -= 1
+
+
+def count_loops(ink: Ink) -> int:
+    """Count what is enclosed by strokes and large enough to be meant."""
+    paper = np.pad((ink <= ink.max() // 2).astype(np.uint8), 1, constant_values=1)
+    stats = cv2.connectedComponentsWithStats(paper, connectivity=4)[2]
+    return int((stats[1:, cv2.CC_STAT_AREA] >= LOOP).sum())
 
 
 def erode(ink: Ink, disc: Mask) -> Ink:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn import Error
-from mnist_cnn.handwriting.arrays import Box, Ink, cropped
-from mnist_cnn.handwriting.digit import find_pieces, only
+from mnist_cnn.handwriting.arrays import Box, Ink, around, cropped, longest_side
+from mnist_cnn.handwriting.digit import find_pieces, only, touching
 from mnist_cnn.handwriting.ink import INK
 
+RIM = 0.35  # of the rim of a box: what lies along the picture's edge with more of it is no digit
 MOST = 300  # pieces of ink in one picture: a page of digits has fewer, noise has thousands
 # What a cut between two digits costs, what it costs by the share of the height that it cuts
 # through ink, and what a part costs that is broader than a digit, by its width / height.
@@ -48,6 +49,9 @@ def find_parts(ink: Ink) -> list[Part]:
         Error: there is no ink, or it is in so many pieces that these can hardly be digits.
     """
     labels, boxes, mass = find_pieces(ink)
+    mass[touching(labels, boxes) > RIM] = 0
+    if not mass.any():
+        raise Error("no ink was found in the picture")
     sides = boxes[:, 2:].max(1)
     order = np.argsort(sides)
     share = np.cumsum(mass[order]) / mass.sum()
@@ -61,8 +65,9 @@ def find_parts(ink: Ink) -> list[Part]:
     x, y, w, h = boxes[pieces].T
     corners = np.stack([x, y, x + w, y + h], axis=1).tolist()
     parts = []
-    for members, (left, top, right, bottom) in group([tuple(box) for box in corners], size):
-        if max(right - left, bottom - top) < 0.35 * size:
+    for members, box in group([tuple(box) for box in corners], size):
+        left, top, right, bottom = box
+        if longest_side(box) < 0.35 * size:
             continue  # a speck that belongs to nothing
         rim = 3
         top, left = max(0, top - rim), max(0, left - rim)
@@ -96,11 +101,6 @@ def group(boxes: Sequence[Box], size: float) -> list[tuple[list[int], Box]]:
     return groups
 
 
-def around(a: Box, b: Box) -> Box:
-    """Return the smallest box that holds two."""
-    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
 def belong(a: Box, b: Box, size: float) -> bool:
     """Return whether two boxes are pieces of one digit: one above the other, or a bit close to it.
 
@@ -111,7 +111,7 @@ def belong(a: Box, b: Box, size: float) -> bool:
     down = min(a[3], b[3]) - max(a[1], b[1])
     narrower = min(a[2] - a[0], b[2] - b[0])
     height = max(a[3], b[3]) - min(a[1], b[1])
-    smaller = min(max(a[2] - a[0], a[3] - a[1]), max(b[2] - b[0], b[3] - b[1]))
+    smaller = min(longest_side(a), longest_side(b))
     above = across >= 0.5 * narrower and down > -0.25 * size and height < 1.7 * size
     return above or (smaller < 0.5 * size and min(across, down) > -0.12 * size)
 
