@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Mirrors, Outcome, Tiny, pack_idx
+from conftest import Mirrors, Outcome, Tiny, leave_undrawn
 from PIL import Image
 
 from mnist_cnn import download, visualize
 from mnist_cnn.__main__ import main
-from mnist_cnn.data import load_split
 from mnist_cnn.datasets import FILES, SOURCES
 from mnist_cnn.recipes import FAST, RECIPES
 from mnist_cnn.system import files
@@ -95,7 +94,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+def built(small_files: dict[str, bytes]) -> Iterator[Tiny]:
     """A small MNIST and a mirror that has it; a small network; pictures are 100,000 zeros.
 
     To draw them would take longer than all else.
@@ -104,14 +103,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
 
     with pytest.MonkeyPatch.context() as patch:
         tiny = Tiny("mnist", SOURCES["mnist"].dataset, patch)
-        for split, number in (("train", 240), ("test", 60)):
-            for file, values in zip(FILES[split], load_split("sample", split, ""), strict=True):
-                tiny.replace(file, pack_idx(values[:number]))
+        for file, content in small_files.items():
+            tiny.replace(file, content)
         mirrors = Mirrors(tiny.packed)
         patch.setattr(torchvision.datasets.MNIST, "mirrors", [mirrors.url("good")])
         patch.setattr(visualize, "save", lambda figure, suffix: bytes(100_000))
-        for name in [name for name in vars(visualize) if name.startswith("draw_")]:
-            patch.setattr(visualize, name, lambda *arguments, **options: None)
+        leave_undrawn(patch)
         patch.setitem(RECIPES, "fast", dataclasses.replace(FAST, channels=(2, 3), hidden=8))
         yield tiny
     mirrors.close()

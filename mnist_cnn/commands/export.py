@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mnist_cnn import Error
 from mnist_cnn.commands import options
+from mnist_cnn.commands.shared import check_file
 from mnist_cnn.datasets import DIGITS, SOURCES
 
 HELP = "write the trained network as a page to draw on, or as ONNX"
@@ -54,12 +55,8 @@ def check_name(path: str) -> str:
     Raises:
         Error: it cannot.
     """
-    from mnist_cnn.system.files import check_folder, is_folder
-
     ending = Path(path).suffix.lower()
     if ending not in (".html", ".onnx"):
         raise Error(f"{path}: end the name in .html, for a page to draw on, or in .onnx")
-    if is_folder(path):
-        raise Error(f"{path} is a folder: name a file in it")
-    check_folder(Path(path).parent, "FILE")
+    check_file(path, "FILE")
     return ending

@@ -112,12 +112,21 @@ def check_picture(path: str | None, option: str) -> None:
     Raises:
         Error: it cannot; the message names the option.
     """
-    from mnist_cnn.system.files import check_folder, is_folder
-
     if path is None:
         return
     if Path(path).suffix.lower() not in PICTURES:
         raise Error(f"{option} {path}: end the name in one of {', '.join(PICTURES)}")
+    check_file(path, option)
+
+
+def check_file(path: str, option: str) -> None:
+    """Make sure that a file can be written, and that its name is not a folder's.
+
+    Raises:
+        Error: it cannot; the message names the option.
+    """
+    from mnist_cnn.system.files import check_folder, is_folder
+
     if is_folder(path):
         raise Error(f"{option} {path} is a folder: name a file in it")
     check_folder(Path(path).parent, option)
