@@ -253,7 +253,7 @@ def draw_curves(
     kept = int(np.argmax(val_accuracies))  # the first on a tie
     training = [100 * accuracy for accuracy in train_accuracies]
     validation = [100 * accuracy for accuracy in val_accuracies]
-    right.plot(epochs, training, "s--", color=GREY, label="training (augmented)")
+    right.plot(epochs, training, "s--", color=GREY, label="training")
     right.plot(epochs, validation, "o-", color=BLUE, label="validation")
     label = f"kept: {val_accuracies[kept]:.2%}"
     right.plot(epochs[kept], validation[kept], "*", color=ORANGE, markersize=14, label=label)
