@@ -140,24 +140,24 @@ def test_names_are_drawn_as_they_are(cli, sample_checkpoint, tmp_path, number, n
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_names_that_cannot_be_printed_are_escaped(
-    sample_checkpoint, tmp_path, start_program, encoding
-):
-    names = {"七.png": r"\u4e03.png" if encoding == "ascii" else "七.png"}
-    names[os.fsdecode(b"\xff.png")] = r"\udcff.png"
-    names["two\nlines\x1b[31m.png"] = r"two\nlines\x1b[31m.png"
+def test_names_that_cannot_be_printed_are_escaped(sample_checkpoint, tmp_path, start_program):
+    bytes_name, lines_name = os.fsdecode(b"\xff.png"), "two\nlines\x1b[31m.png"
+    names = ("七.png", bytes_name, lines_name)
     for name in names:
         write_digit(tmp_path / name, 7)
-    process = start_program(
-        "predict", *names, "no 七.png", "--ckpt", sample_checkpoint,
-        PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C.UTF-8",
-    )  # fmt: skip
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert [line.split(": ")[0] for line in out.splitlines()] == list(names.values())
-    missing = r"no \u4e03.png" if encoding == "ascii" else "no 七.png"
-    assert err == f"error: {missing} does not exist: check the name\n"
+    running = {
+        encoding: start_program(
+            "predict", *names, "no 七.png", "--ckpt", sample_checkpoint,
+            PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C.UTF-8",
+        )
+        for encoding in ("ascii", "utf-8")
+    }  # fmt: skip
+    for encoding, seven in (("ascii", r"\u4e03.png"), ("utf-8", "七.png")):
+        out, err = running[encoding].communicate(timeout=120)
+        assert running[encoding].returncode == 1
+        printed = [seven, r"\udcff.png", r"two\nlines\x1b[31m.png"]
+        assert [line.split(": ")[0] for line in out.splitlines()] == printed
+        assert err == f"error: no {seven} does not exist: check the name\n"
 
 
 # ------------------------------------------------------------------------------ hostile files
@@ -197,20 +197,20 @@ def write_hostile(folder):
     return said
 
 
-@pytest.mark.parametrize("number", [[], ["--number"]], ids=["digit", "number"])
-def test_hostile_files_get_a_line_each(sample_checkpoint, tmp_path, start_program, digits, number):
+def test_hostile_files_get_a_line_each(sample_checkpoint, tmp_path, start_program, digits):
     said = write_hostile(tmp_path)
-    names = ["one.png", *said, "seven.png"]
-    process = start_program("predict", *names, *number, "--ckpt", sample_checkpoint)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert [line.split(" ")[:2] for line in out.splitlines()] == [
-        ["one.png:", "1"], ["seven.png:", "7"],
-    ]  # fmt: skip
-    lines = err.splitlines()
-    assert len(lines) == len(said), err
-    for line, words in zip(lines, said.values()):
-        assert line.startswith("error: ") and words in line
+    command = ("predict", "one.png", *said, "seven.png", "--ckpt", sample_checkpoint)
+    both = [start_program(*command, *number) for number in ((), ("--number",))]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert [line.split(" ")[:2] for line in out.splitlines()] == [
+            ["one.png:", "1"], ["seven.png:", "7"],
+        ]  # fmt: skip
+        lines = err.splitlines()
+        assert len(lines) == len(said), err
+        for line, words in zip(lines, said.values()):
+            assert line.startswith("error: ") and words in line
 
 
 def test_a_folder_of_5000_names(cli, sample_checkpoint, tmp_path):
@@ -256,9 +256,13 @@ def blobs(apart, radius):
 @pytest.mark.parametrize("number", [[], ["--number"]], ids=["digit", "number"])
 @pytest.mark.parametrize(
     "make",
-    [noise, framed_noise, lambda: chequered(1), lambda: chequered(8), lambda: blobs(20, 6),
-     lambda: blobs(6, 1), lambda: blobs(60, 25)],
-    ids=["noise", "framed noise", "pixels", "squares", "2,600 blobs", "29,000 dots", "289 blobs"],
+    [pytest.param(noise, id="noise"),
+     pytest.param(framed_noise, id="framed noise", marks=pytest.mark.slow),
+     pytest.param(lambda: chequered(1), id="pixels", marks=pytest.mark.slow),
+     pytest.param(lambda: chequered(8), id="squares", marks=pytest.mark.slow),
+     pytest.param(lambda: blobs(20, 6), id="2,600 blobs", marks=pytest.mark.slow),
+     pytest.param(lambda: blobs(6, 1), id="29,000 dots"),
+     pytest.param(lambda: blobs(60, 25), id="289 blobs")],
 )  # fmt: skip
 def test_noise_and_blobs_take_no_time(cli, sample_checkpoint, tmp_path, make, number):
     Image.fromarray(make()).save(tmp_path / "much.png")
