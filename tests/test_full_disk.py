@@ -134,14 +134,20 @@ def house(example: Path, cli: Callable[..., Outcome], tmp_path: Path) -> House:
     return House(tmp_path, cli)
 
 
-@pytest.fixture
-def limit() -> Iterator[Callable[[int], None]]:
-    """Limits the size of the files that this process writes, as a full disk would."""
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Limits the size of the files that this process writes, as a full disk would.
+
+    Only for as long as a command runs: what pytest itself prints may go into a file.
+    """
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextlib.contextmanager
@@ -194,9 +200,7 @@ def told() -> Iterator[None]:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of files")
 @pytest.mark.parametrize("name", sorted(WRITTEN.keys() - {"history.csv", *PACKED[1:]}))
-def test_a_file_that_the_disk_has_no_room_for(
-    name: str, house: House, limit: Callable[[int], None]
-) -> None:
+def test_a_file_that_the_disk_has_no_room_for(name: str, house: House) -> None:
     """There is room for one byte less than it needs.
 
     And so for the files before it; those before which a larger one is written are left out.
@@ -207,8 +211,8 @@ def test_a_file_that_the_disk_has_no_room_for(
     assert size > 20
     shutil.rmtree(house.folder / "out")
     house.put_old(name)
-    limit(size - 1)
-    outcome = house.run(name)
+    with room_for(size - 1):
+        outcome = house.run(name)
     house.assert_told(name, outcome, os.strerror(errno.EFBIG))
     house.assert_untouched(name)
     tried.add((name, "no room"))
