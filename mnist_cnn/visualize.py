@@ -667,7 +667,9 @@ def signed_colours() -> "Colormap":
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("signed", ["#00466e", "#5fa8d3", "white", YELLOW])
+    # White stands in the middle, whatever lies on its two sides.
+    places = [(0, "#00466e"), (0.25, "#5fa8d3"), (0.5, "white"), (1, YELLOW)]
+    return LinearSegmentedColormap.from_list("signed", places)
 
 
 @styled

@@ -212,6 +212,11 @@ def test_the_users_own_settings_change_nothing_and_stay() -> None:
             assert matplotlib.rcParams[key] == value
 
 
+def test_what_is_nothing_is_white() -> None:
+    """In the middle of the colours: so that blank paper under a filter is no shade of blue."""
+    assert visualize.signed_colours()(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.01)
+
+
 def test_colours_are_told_apart_in_grey_print() -> None:
     """Below and above 0 differ: their greys are not the same on either side."""
     below, _, above = (
