@@ -1,5 +1,6 @@
 """What the tests share: the command line in-process, small data sets, loopback mirrors."""
 
+import asyncio
 import dataclasses
 import errno
 import functools
@@ -528,6 +529,30 @@ def serve_mirrors(
     yield serve
     for mirrors in running:
         mirrors.close()
+
+
+# ------------------------------------------------------------------------------ the demo page
+
+
+@pytest.fixture(scope="module")
+def closed_loops() -> Iterator[None]:
+    """Closes the event loops that Gradio makes, one for every lock of a page, and leaves open.
+
+    Otherwise they come up as unclosed in whatever test runs when they are collected.
+    """
+    made: list[asyncio.AbstractEventLoop] = []
+    new_event_loop = asyncio.new_event_loop
+
+    def note_new_event_loop() -> asyncio.AbstractEventLoop:
+        made.append(new_event_loop())
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", note_new_event_loop)
+        yield
+    for loop in made:
+        if not loop.is_running():  # as that of Playwright
+            loop.close()
 
 
 # ------------------------------------------------------------------------------ a browser

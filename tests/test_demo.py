@@ -55,7 +55,7 @@ def connections():
 
 
 @pytest.fixture(scope="module")
-def address(model, connections):
+def address(model, connections, closed_loops):
     skip_without_gradio()
     port = free_port()
     connect = socket.socket.connect
@@ -360,7 +360,9 @@ def interruptible():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to a process here")
-def test_serves_until_ctrl_c_in_this_process(sample_checkpoint, cli, interruptible, monkeypatch):
+def test_serves_until_ctrl_c_in_this_process(
+    sample_checkpoint, cli, interruptible, closed_loops, monkeypatch
+):
     skip_without_gradio()
     port = free_port()
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there, and none is needed

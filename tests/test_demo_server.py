@@ -40,7 +40,7 @@ def proxies():
 
 
 @pytest.fixture(scope="module")
-def port(sample_checkpoint):
+def port(sample_checkpoint, closed_loops):
     port = free_port()
     before = proxies()
     page = demo.start(checkpoint.load(sample_checkpoint).build_model(), port, open_browser=False)
