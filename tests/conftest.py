@@ -23,6 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# Before anything loads PyTorch: its threads, and those of the programs that tests start, leave the
+# cores to others while they wait for work, of which tests of a few images have little.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 # Before anything loads matplotlib: a window that opens on somebody's desk waits for ever.

@@ -77,6 +77,7 @@ def test_a_matrix_that_cannot_be_written_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
+@pytest.mark.slow
 def test_a_backend_that_matplotlib_does_not_know_is_named(
     start_program: Callable, sample_checkpoint: Path, tmp_path: Path
 ) -> None:

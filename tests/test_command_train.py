@@ -4,10 +4,11 @@ import contextlib
 import csv
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ from version_1 import write_as_version_1
 from mnist_cnn import checkpoint
 from mnist_cnn.datasets import FILES
 from mnist_cnn.recipes import RECIPES
+from mnist_cnn.system.files import lock_folder
+
+if TYPE_CHECKING:
+    from forked import Forker
 
 # 200 images of a tiny data set to train on: an epoch has four steps.
 OPTIONS = ("train", "--dataset", "mnist", "--epochs", 4, "--batch-size", 50, "--device", "cpu")
@@ -514,18 +519,25 @@ def test_a_batch_as_large_as_the_training_split_is_one_step(
 # ------------------------------------------------------------------------------ two at once
 
 
+def test_a_training_into_a_folder_in_use_is_refused(
+    cli: Callable, digits: Tiny, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with lock_folder("checkpoints", "--out-dir"):
+        cli(*OPTIONS).assert_refused("another training", "checkpoints", "--out-dir")
+    assert cli(*OPTIONS).status == 0
+
+
 def test_a_second_training_into_the_same_folder_is_refused_while_the_first_lives(
-    start_program: Callable, cli: Callable, undrawn: None, tmp_path: Path
+    forker: "Forker", cli: Callable, undrawn: None, tmp_path: Path
 ) -> None:
     options = ("train", "--dataset", "sample", "--recipe", "fast", "--device", "cpu", "--epochs")
-    running = start_program(*options, 5000)
-    for line in running.stderr:
-        if line.startswith("epoch    2/5000"):  # the files of the first are there
-            break
+    running = forker.start(*options, 5000, "--batch-size", 100, cwd=tmp_path)
+    running.wait_for("epoch    2/5000")  # the files of the first are there
     cli(*options, 1).assert_refused("another training", "checkpoints", "--out-dir")
     assert checkpoint.load(tmp_path / "checkpoints" / "last.pt").plan.recipe.epochs == 5000
-    running.kill()
-    running.communicate()
+    running.send(signal.SIGKILL)
+    running.wait()
     outcome = cli(*options, 1)
     assert outcome.status == 0
     assert "replacing the earlier run in checkpoints\n" in outcome.err

@@ -338,6 +338,7 @@ def test_a_stream_that_was_closed_before_is_done_without(
         assert out == ""
 
 
+@pytest.mark.slow
 def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(
     start_program: Callable, sample_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -349,17 +350,15 @@ def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a pipe is closed in another way there")
+@pytest.mark.parametrize("options", [["--json"], pytest.param([], marks=pytest.mark.slow)])
 def test_a_reader_that_leaves_gets_no_traceback(
-    start_program: Callable, sample_checkpoint: Path
+    options: list[str], start_program: Callable, sample_checkpoint: Path
 ) -> None:
-    both = [start_program("eval", "--ckpt", sample_checkpoint, *options)
-            for options in ((), ("--json",))]  # fmt: skip
-    for running in both:
-        running.stdout.close()  # as `| head` does, before anything is printed
-    for running in both:
-        err = running.stderr.read()
-        assert running.wait(timeout=300) == 1
-        assert err == ""
+    running = start_program("eval", "--ckpt", sample_checkpoint, *options)
+    running.stdout.close()  # as `| head` does, before anything is printed
+    err = running.stderr.read()
+    assert running.wait(timeout=300) == 1
+    assert err == ""
 
 
 # ------------------------------------------------------------------------------ signals

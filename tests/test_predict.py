@@ -140,24 +140,26 @@ def test_names_are_drawn_as_they_are(cli, sample_checkpoint, tmp_path, number, n
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
-def test_names_that_cannot_be_printed_are_escaped(sample_checkpoint, tmp_path, start_program):
+@pytest.mark.parametrize(
+    ("encoding", "seven"),
+    [("ascii", r"\u4e03.png"), pytest.param("utf-8", "七.png", marks=pytest.mark.slow)],
+)
+def test_names_that_cannot_be_printed_are_escaped(
+    encoding, seven, sample_checkpoint, tmp_path, start_program
+):
     bytes_name, lines_name = os.fsdecode(b"\xff.png"), "two\nlines\x1b[31m.png"
     names = ("七.png", bytes_name, lines_name)
     for name in names:
         write_digit(tmp_path / name, 7)
-    running = {
-        encoding: start_program(
-            "predict", *names, "no 七.png", "--ckpt", sample_checkpoint,
-            PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C.UTF-8",
-        )
-        for encoding in ("ascii", "utf-8")
-    }  # fmt: skip
-    for encoding, seven in (("ascii", r"\u4e03.png"), ("utf-8", "七.png")):
-        out, err = running[encoding].communicate(timeout=120)
-        assert running[encoding].returncode == 1
-        printed = [seven, r"\udcff.png", r"two\nlines\x1b[31m.png"]
-        assert [line.split(": ")[0] for line in out.splitlines()] == printed
-        assert err == f"error: no {seven} does not exist: check the name\n"
+    running = start_program(
+        "predict", *names, "no 七.png", "--ckpt", sample_checkpoint,
+        PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C.UTF-8",
+    )  # fmt: skip
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 1
+    printed = [seven, r"\udcff.png", r"two\nlines\x1b[31m.png"]
+    assert [line.split(": ")[0] for line in out.splitlines()] == printed
+    assert err == f"error: no {seven} does not exist: check the name\n"
 
 
 # ------------------------------------------------------------------------------ hostile files
@@ -197,20 +199,20 @@ def write_hostile(folder):
     return said
 
 
-def test_hostile_files_get_a_line_each(sample_checkpoint, tmp_path, start_program, digits):
+@pytest.mark.parametrize("number", [[], pytest.param(["--number"], marks=pytest.mark.slow)])
+def test_hostile_files_get_a_line_each(number, sample_checkpoint, tmp_path, start_program, digits):
     said = write_hostile(tmp_path)
-    command = ("predict", "one.png", *said, "seven.png", "--ckpt", sample_checkpoint)
-    both = [start_program(*command, *number) for number in ((), ("--number",))]
-    for process in both:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 1
-        assert [line.split(" ")[:2] for line in out.splitlines()] == [
-            ["one.png:", "1"], ["seven.png:", "7"],
-        ]  # fmt: skip
-        lines = err.splitlines()
-        assert len(lines) == len(said), err
-        for line, words in zip(lines, said.values()):
-            assert line.startswith("error: ") and words in line
+    files = ("one.png", *said, "seven.png")
+    running = start_program("predict", *files, "--ckpt", sample_checkpoint, *number)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert [line.split(" ")[:2] for line in out.splitlines()] == [
+        ["one.png:", "1"], ["seven.png:", "7"],
+    ]  # fmt: skip
+    lines = err.splitlines()
+    assert len(lines) == len(said), err
+    for line, words in zip(lines, said.values()):
+        assert line.startswith("error: ") and words in line
 
 
 def test_a_folder_of_5000_names(cli, sample_checkpoint, tmp_path):
