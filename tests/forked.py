@@ -100,10 +100,12 @@ class Forker:
             encoding="utf-8",
         )
         self.started = 0
+        self.job: Job | None = None  # the last one
 
     def start(self, *arguments: object, cwd: Path, **settings: Any) -> Job:
         """Starts a command in a folder; one at a time. The settings are those of `prepare`."""
         assert self.server.stdin is not None and self.server.stdout is not None
+        self.end_job()
         self.started += 1
         out, err = (self.folder / f"{self.started}.{name}" for name in ("out", "err"))
         for file in (out, err):
@@ -111,7 +113,8 @@ class Forker:
         job = [[str(argument) for argument in arguments], str(cwd), str(out), str(err), settings]
         print(json.dumps(job), file=self.server.stdin, flush=True)
         pid = json.loads(self.server.stdout.readline())
-        return Job(self.server, pid, out, err)
+        self.job = Job(self.server, pid, out, err)
+        return self.job
 
     def run(self, *arguments: object, cwd: Path, **settings: Any) -> Job:
         """Runs a command to its end."""
@@ -119,8 +122,15 @@ class Forker:
         job.wait()
         return job
 
+    def end_job(self) -> None:
+        """Ends the last job, if a test that failed has left it at work."""
+        if self.job is not None and self.job.status is None:
+            self.job.send(KILL)
+            self.job.wait()
+
     def close(self) -> None:
-        """Ends it."""
+        """Ends it, and its last job."""
+        self.end_job()
         self.server.kill()
         self.server.communicate()
 
