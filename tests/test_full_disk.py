@@ -8,7 +8,9 @@ import contextlib
 import dataclasses
 import errno
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from conftest import Mirrors, Outcome, Tiny, leave_undrawn
 from PIL import Image
 
-from mnist_cnn import download, visualize
+from mnist_cnn import checkpoint, download, visualize
 from mnist_cnn.__main__ import main
 from mnist_cnn.datasets import FILES, SOURCES
 from mnist_cnn.recipes import FAST, RECIPES
@@ -276,6 +278,67 @@ def test_a_folder_in_the_place_of_a_file_is_left_as_it_is(name: str, house: Hous
     house.assert_told(name, outcome)
     assert (house.folder / "out" / name / "mine").read_text() == "mine"
     assert list(house.folder.rglob(".*")) == []
+
+
+# ------------------------------------------------------------------------------ a real small disk
+
+
+@pytest.fixture
+def small_disk(house: House) -> Iterator[Path]:
+    """A file system of one megabyte, in the folder "out"."""
+    disk = house.folder / "out"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    options = ("-t", "tmpfs", "-o", "size=1m", "tmpfs", disk)
+    if mount is None or subprocess.run([mount, *options], capture_output=True).returncode:
+        pytest.skip("needs leave to mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: Path, room: int) -> None:
+    """Leaves room for so many bytes."""
+    (disk / "filler").write_bytes(b"")
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - room))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
+@pytest.mark.parametrize(
+    "name", ["best.pt", "confusion.png", "predictions.png", "features.pdf", "input.png",
+             "page.html", "net.onnx", PACKED[0]],
+)  # fmt: skip
+def test_a_real_disk_that_is_full(name: str, house: House, small_disk: Path) -> None:
+    house.put_old(name)
+    fill(small_disk, 0)
+    outcome = house.run(name)
+    house.assert_told(name, outcome, os.strerror(errno.ENOSPC))
+    house.assert_untouched(name)
+    (small_disk / "filler").unlink()
+    assert house.run(name).status == 0
+    tried.add((name, "a real disk that is full"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
+def test_a_training_onto_a_real_disk_of_any_size(house: House, small_disk: Path) -> None:
+    """Whatever file is the first that finds no room: what is there is whole."""
+    failed = []
+    for pages in range(0, 200, 2):
+        for path in small_disk.iterdir():
+            path.unlink()
+        fill(small_disk, pages * 4096)
+        outcome = house.run("last.pt")
+        assert list(house.folder.rglob(".*")) == []
+        for path in small_disk.glob("*.pt"):
+            checkpoint.load(path)
+        if outcome.status == 0 and not outcome.err:
+            break
+        failed.append(re.search(r"(best|last|history|curves)\.\w+", outcome.err)[0])
+        house.assert_told(failed[-1], outcome, os.strerror(errno.ENOSPC))
+    assert {"best.pt", "last.pt", "curves.png"} <= set(failed)
+    assert outcome.status == 0
+    tried.update((name, "a real disk that is full") for name in failed)
 
 
 # ------------------------------------------------------------------------------ data
