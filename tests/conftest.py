@@ -119,11 +119,15 @@ def libraries() -> None:
         importlib.import_module(name)
 
 
+# pytest's own, and what PyTorch, up to 2.6 at least, sets when it looks for a GPU.
+NOT_THE_TESTS = {"PYTEST_CURRENT_TEST", "CUDA_MODULE_LOADING"}
+
+
 def process_state() -> dict[str, object]:
     """Return what a test could change for the tests after it."""
     return {
         "the environment": {
-            name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"
+            name: value for name, value in os.environ.items() if name not in NOT_THE_TESTS
         },
         "the working directory": os.getcwd(),
         "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
@@ -148,7 +152,7 @@ def lasting_threads() -> set[threading.Thread]:
 def restore(state: dict[str, object]) -> None:
     """Undo what has changed; pytest itself brings the filters of warnings back."""
     environment = state["the environment"]
-    for name in os.environ.keys() - environment.keys() - {"PYTEST_CURRENT_TEST"}:
+    for name in os.environ.keys() - environment.keys() - NOT_THE_TESTS:
         del os.environ[name]
     os.environ.update(environment)
     os.chdir(state["the working directory"])
