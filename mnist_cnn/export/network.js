@@ -54,7 +54,7 @@ function run({ mean, std, layers }, image) {
   const maps1 = pool(sums1, conv1); // (24, 24, 24) -> (24, 12, 12)
   const sums2 = convolve(maps1, conv2); // (24, 12, 12) -> (32, 10, 10)
   const maps2 = pool(sums2, conv2); // (32, 10, 10) -> (32, 5, 5)
-  // To a fully connected layer each number is a map of one pixel, and its filters lie on all of them.
+  // To a fully connected layer each number is a map of one pixel, and filters have one place.
   const hidden = convolve(maps2, fc1).map((sum) => Math.max(sum, 0)); // (800) -> (256)
   const logits = convolve(hidden, fc2); // (256) -> (10)
   const largest = Math.max(...logits); // taken off, or e to the power of it could be too large
