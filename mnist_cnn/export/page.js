@@ -225,15 +225,15 @@ function explain() {
   if (!shown) return write(".where", "Draw a digit to see it worked out.");
   const { l, f, x, y } = chosen;
   const layer = network.layers[l];
-  const input = l === 0 ? shown.input : shown.maps1;
+  const [input, sums] = l === 0 ? [shown.input, shown.sums1] : [shown.maps1, shown.sums2];
   const bias = layer.bias[f];
   const four = [0, 1, 2, 3].map((i) => {
     const [row, column] = [2 * y + (i >> 1), 2 * x + (i & 1)];
-    const parts = workOut(layer, input, f, row, column);
-    return { row, column, parts, sum: parts.reduce((sum, part) => sum + part.sum, bias) };
+    return { row, column, sum: sums[(f * layer.out + row) * layer.out + column] };
   });
   const kept = four.reduce((a, b) => (b.sum > a.sum ? b : a));
-  const strengths = kept.parts.map(({ sum }) => Math.abs(sum));
+  const parts = workOut(layer, input, f, kept.row, kept.column);
+  const strengths = parts.map(({ sum }) => Math.abs(sum));
   const c = chosen.c ?? strengths.indexOf(largestOf(strengths));
 
   const seen = l === 0
@@ -241,13 +241,13 @@ function explain() {
     : `the patch marked in map ${c + 1} above, in numbers; below, of all ${layer.channels} maps.`;
   const pixel = `<strong>Map ${f + 1}, row ${y + 1}, column ${x + 1}:</strong>`;
   write(".where", `${pixel} what filter ${f + 1} makes of ${seen}`);
-  write(".patch", makeTable(kept.parts[c].patch, layer.kernel));
-  write(".filter", makeTable(kept.parts[c].filter, layer.kernel));
-  write(".product", makeTable(kept.parts[c].products, layer.kernel));
+  write(".patch", makeTable(parts[c].patch, layer.kernel));
+  write(".filter", makeTable(parts[c].filter, layer.kernel));
+  write(".product", makeTable(parts[c].products, layer.kernel));
   const brightest = largestOf(input.map(Math.abs));
-  const heaviest = largestOf(kept.parts.map((part) => largestOf(part.filter.map(Math.abs))));
+  const heaviest = largestOf(parts.map((part) => largestOf(part.filter.map(Math.abs))));
   [...inspector.querySelector(".channels").children].forEach((button, i) => {
-    const { patch, filter, sum } = kept.parts[i];
+    const { patch, filter, sum } = parts[i];
     paint(button.children[0], patch, brightest);
     paint(button.children[1], filter, heaviest);
     button.lastChild.textContent = number(sum);
