@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_cnn import Error, checkpoint, data, demo
+from mnist_cnn import Error, checkpoint, data, demo, predict
 
 ANSWER = ".answer[role=status][aria-live=polite]"  # what a screen reader is told when it changes
 
@@ -427,6 +427,7 @@ def test_the_answer_is_plain_values(model):
     assert len(digit["probabilities"]) == 10 and abs(sum(digit["probabilities"]) - 1) < 1e-5
     assert np.shape(digit["image"]) == (28, 28)
     assert len(digit["box"]) == 4
+    assert digit["doubtful"] is (max(digit["probabilities"]) < predict.SURE)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_cnn import checkpoint
 from mnist_cnn.data import Split, load_split, to_pixels
-from mnist_cnn.evaluate import Evaluation, compute_logits, reliability, wilson_interval
+from mnist_cnn.evaluate import (
+    Evaluation,
+    compute_logits,
+    reliability,
+    to_probabilities,
+    wilson_interval,
+)
 from mnist_cnn.features import (
     dropout_passes,
     feature_maps,
@@ -135,7 +141,7 @@ def test_a_square_on_the_empty_corner_changes_nothing(trained: CNN, test_split: 
     image = test_split.images[0]
     assert image[:4, :4].max() == 0
     answer = int(compute_logits(trained, image[None]).argmax())
-    sure = compute_logits(trained, image[None]).softmax(1)[0, answer].item()
+    sure = to_probabilities(trained, compute_logits(trained, image[None]))[0, answer].item()
     covered = occlusion_map(trained, image, answer)
     assert covered.shape == image.shape
     assert covered[0, 0].item() == pytest.approx(sure, abs=0.01)

@@ -8,7 +8,7 @@
 
 const SIDE = 28; // pixels of MNIST's pictures, each way
 
-// Turns the text in the page into {mean, std, layers}. A weight is a whole number of 24 bits times
+// Turns the text in the page into {mean, std, temperature, layers}. A weight is a whole number of 24 bits times
 // the scale of its row, which is all that leads to one output. The high bytes of all weights stand
 // together, then the middle ones, then the low ones: like beside like packs best.
 async function unpack(description, text) {
@@ -46,7 +46,7 @@ async function unpack(description, text) {
 }
 
 // Image (1, 28, 28), from 0 to 1 -> all that the network makes of it on the way to its answer.
-function run({ mean, std, layers }, image) {
+function run({ mean, std, temperature, layers }, image) {
   const [conv1, conv2, fc1, fc2] = layers;
   const input = image.map((pixel) => (pixel - mean) / std);
   const maps1 = pool(convolve(input, conv1), conv1); // (1, 28, 28) -> (24, 12, 12)
@@ -55,7 +55,7 @@ function run({ mean, std, layers }, image) {
   const hidden = multiply(maps2, fc1).map((sum) => Math.max(sum, 0)); // (800) -> (256)
   const logits = multiply(hidden, fc2); // (256) -> (10)
   const largest = Math.max(...logits); // taken off, or e to the power of it could be too large
-  const powers = logits.map((logit) => Math.exp(logit - largest));
+  const powers = logits.map((logit) => Math.exp((logit - largest) / temperature));
   const total = powers.reduce((sum, power) => sum + power);
   const probabilities = powers.map((power) => power / total);
   return { image, input, maps1, maps2, hidden, logits, probabilities };
