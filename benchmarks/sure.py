@@ -199,7 +199,7 @@ def main() -> None:
         if args.test:
             splits["test digits"] = load_split("mnist", "test", args.data_dir)
         if args.pictures:
-            splits[str(args.pictures)] = read_folder(args.pictures)
+            splits["pictures"] = read_folder(args.pictures)
     except (Error, OSError) as error:
         parser.error(str(error))
     print("temperatures " + ", ".join(f"{model.temperature:.3f}" for model in models))
@@ -208,7 +208,7 @@ def main() -> None:
     for name, split in splits.items():
         show(name, split, figures[name])
     if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

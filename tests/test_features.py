@@ -1,5 +1,6 @@
 """What a network does with one image: every number against one worked out another way."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,24 @@ def test_a_square_on_the_empty_corner_changes_nothing(trained: CNN, test_split: 
     # A square of paper on paper is no square at all.
     blank = occlusion_map(trained, image, answer, side=7, grey=0)
     assert blank[0, 0].item() == pytest.approx(sure, abs=1e-6)
+
+
+def test_what_is_left_is_at_the_networks_temperature(trained: CNN, test_split: Split) -> None:
+    image, hot = test_split.images[0], copy.deepcopy(trained)
+    hot.temperature = 5.0
+    logits = compute_logits(trained, image[None])
+    answer = int(logits.argmax())
+    blank = occlusion_map(hot, image, answer, side=1, grey=int(image[14, 14]))
+    expected = (logits / 5).softmax(1)[0, answer].item()
+    assert blank[14, 14].item() == pytest.approx(expected, abs=1e-6)
+    cold = dropout_passes(without_dropout(trained), image, 2)
+    assert (dropout_passes(without_dropout(hot), image, 2)[:, answer] < cold[:, answer]).all()
+
+
+def without_dropout(model: CNN) -> CNN:
+    still = copy.deepcopy(model)
+    still.dropout1.p = still.dropout2.p = 0.0
+    return still
 
 
 def test_a_square_on_the_strokes_changes_the_answer(trained: CNN, test_split: Split) -> None:
