@@ -176,6 +176,16 @@ def upload(page, name, content):
 # ---- drawing
 
 
+def test_it_names_another_digit_where_the_answer_is_doubtful(open_page, model, monkeypatch):
+    page = open_page()
+    draw(page, ONE)
+    assert "could be" not in status(page)
+    monkeypatch.setattr(model, "temperature", 10.0)
+    page.get_by_role("button", name="Clear").click()
+    draw(page, ONE)
+    assert re.search(r"Only \d\d\.\d % sure: it could be a \d as well", status(page))
+
+
 def test_reads_what_is_drawn_after_each_stroke(open_page):
     page = open_page()
     assert "Nothing is drawn yet" in page.locator(ANSWER).inner_text()
