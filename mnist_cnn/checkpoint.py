@@ -11,6 +11,7 @@ On disk a checkpoint is one dictionary of tensors and plain values:
     seed          of the run
     epoch         after which the weights were taken
     metrics       of that epoch (Metrics)
+    temperature   at which the network's probabilities are shown; files of 1.0 have none
     versions      of mnist_cnn and torch
     resume        in last.pt alone: all that is needed to go on with the run
 
@@ -34,7 +35,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_cnn import Error
 from mnist_cnn.datasets import SOURCES
-from mnist_cnn.model import CNN
+from mnist_cnn.model import CNN, COLDEST, HOTTEST
 from mnist_cnn.recipes import Recipe
 from mnist_cnn.system.container import read_container
 from mnist_cnn.system.files import write_file
@@ -112,16 +113,20 @@ class Trained:
     """A network as it was after an epoch: what best.pt holds.
 
     weights: the running average of the network's weights.
+    temperature: fitted to its answers on the validation split (evaluate.fit_temperature); 1 where
+        a version wrote it that fitted none.
     """
 
     plan: Plan
     metrics: Metrics
     weights: Weights
+    temperature: float = 1.0
 
     def build_model(self) -> CNN:
         """Build the network, on the CPU, ready to evaluate."""
         model = CNN(**self.plan.model_args)
         model.load_state_dict(self.weights)
+        model.temperature = self.temperature
         return model.to(memory_format=torch.channels_last).eval()
 
 
@@ -135,6 +140,7 @@ class Run:
     step: how many steps were taken.
     history: of the epochs that are over.
     best: the network after the epoch with the best validation accuracy, the earlier on a tie.
+    temperature: of the average after the last of these epochs.
     """
 
     plan: Plan
@@ -146,6 +152,7 @@ class Run:
     step: int = 0
     history: list[Metrics] = field(default_factory=list)
     best: Trained | None = None
+    temperature: float = 1.0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -184,7 +191,7 @@ def save_run(folder: str | Path, run: Run, new_best: bool) -> None:
     """Write a run's last.pt, its history.csv and, where it is a new one, its best.pt."""
     assert run.best is not None
     folder = Path(folder)
-    latest = Trained(run.plan, run.history[-1], run.averaged.state_dict())
+    latest = Trained(run.plan, run.history[-1], run.averaged.state_dict(), run.temperature)
     if new_best:
         save(folder / "best.pt", run.best)
     paused = Paused(
@@ -224,6 +231,7 @@ def trained_values(trained: Trained) -> dict[str, Any]:
         "seed": plan.seed,
         "epoch": metrics.epoch,
         "metrics": asdict(metrics),
+        "temperature": trained.temperature,
         "versions": plan.versions,
     }
 
@@ -344,12 +352,14 @@ def parse_trained(values: Any) -> Trained:
     metrics = parse(Metrics, values.get("metrics"), "metrics")
     check(values.get("epoch") == metrics.epoch, "its epoch is not that of its metrics")
     check(1 <= metrics.epoch <= plan.recipe.epochs, "its epoch is out of range")
+    temperature = parse(float, values.get("temperature", 1.0), "temperature")
+    check(COLDEST <= temperature <= HOTTEST, "its temperature is out of range")
     weights = values.get("model")
     check(0 <= plan.seed < 2**63, "its seed is out of range")
     with torch.device("meta"):  # shapes alone: nothing is allocated, however large
         check_weights(weights, CNN(**plan.model_args).state_dict())
     check(weights["std"] > 0, "its standard deviation is not positive")
-    return Trained(plan, metrics, weights)
+    return Trained(plan, metrics, weights, temperature)
 
 
 def parse_run(latest: Trained, values: Any) -> Paused:

@@ -12,6 +12,7 @@ from torch import nn
 
 from mnist_cnn import Error
 from mnist_cnn.data import Split, to_pixels
+from mnist_cnn.model import COLDEST, HOTTEST
 
 # The largest activation, (250, 24, 24, 24) floats by default, is 14 MB: it stays in the cache.
 BATCH_SIZE = 250
@@ -25,7 +26,7 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         images: uint8 (N, 28, 28), on the model's device.
 
     Returns:
-        logits, float32 (N, classes), on the same device. Their softmax is the probabilities.
+        logits, float32 (N, classes), on the same device. to_probabilities makes them readable.
     """
     was_training = model.training
     model.eval()
@@ -48,12 +49,46 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
             yield
 
 
+def to_probabilities(model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
+    """Turn a network's logits (N, classes) into probabilities, at the network's own temperature."""
+    temperature: float = getattr(model, "temperature", 1.0)  # other networks than CNN have none
+    return (logits / temperature).softmax(1)
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Find by what to divide logits so that their softmax is as sure as it is right.
+
+    It is the temperature at which the mean cross-entropy is least (Guo et al., "On Calibration of
+    Modern Neural Networks", 2017): above 1 for a network that is too sure of itself, below 1 for
+    one that is too modest, as label smoothing makes it. No answer changes.
+
+    Args:
+        logits: float (N, classes), of images that the network has not been trained on.
+        labels: int64 (N,).
+
+    Returns:
+        the temperature, from COLDEST to HOTTEST. Without these limits it would be 0 where all N
+        answers are right, and infinite where the network knows nothing.
+    """
+    logits, labels = logits.cpu().double(), labels.cpu()  # MPS has no double
+    right = logits.gather(1, labels[:, None]).mean()
+    # The loss has a single valley as a function of b = 1 / temperature, and its slope there is
+    # the mean logit that the probabilities expect, less that of the right class.
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    for _ in range(30):  # halvings: to within a hundred-millionth
+        b = (low + high) / 2
+        expected = ((b * logits).softmax(1) * logits).sum(1).mean()
+        low, high = (b, high) if expected < right else (low, b)
+    return 2 / (low + high)
+
+
 class Evaluation(NamedTuple):
     """What a network made of a split of N images.
 
-    loss: the mean cross-entropy per image, in nats.
+    loss: the mean cross-entropy per image, in nats, of the logits as they are.
     labels, predictions: int64 (N,).
-    confidences: the probability that the network gives its prediction, float (N,) in [0, 1].
+    confidences: the probability that the network gives its prediction, at its temperature, float
+        (N,) in [0, 1].
     """
 
     loss: float
@@ -87,7 +122,8 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     loss = F.cross_entropy(logits, split.labels, reduction="sum").item() / len(split.labels)
     if not math.isfinite(loss):
         raise Error("this network's answers are not finite: its weights are damaged, train it anew")
-    confidences, predictions = logits.softmax(1).max(1)
+    predictions = logits.argmax(1)  # not of the probabilities: rounding can make two of them equal
+    confidences = to_probabilities(model, logits).max(1).values
     return Evaluation(loss, split.labels.cpu(), predictions.cpu(), confidences.cpu())
 
 

@@ -16,7 +16,7 @@ from torch import fx, nn
 from mnist_cnn.augment import augment
 from mnist_cnn.data import Split, to_pixels
 from mnist_cnn.datasets import SIZE
-from mnist_cnn.evaluate import compute_logits, exact_convolutions
+from mnist_cnn.evaluate import compute_logits, exact_convolutions, to_probabilities
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import Augmentation
 
@@ -211,7 +211,7 @@ def occlusion_map(
         row, column = divmod(place, SIZE)
         above, left = max(0, row - reach), max(0, column - reach)
         one[above : row + reach + 1, left : column + reach + 1] = grey
-    probabilities = compute_logits(model, covered).softmax(1)[:, answer]
+    probabilities = to_probabilities(model, compute_logits(model, covered))[:, answer]
     return probabilities.view(SIZE, SIZE).cpu()
 
 
@@ -228,7 +228,7 @@ def dropout_passes(model: nn.Module, image: torch.Tensor, passes: int = 20) -> t
     learning = copy.deepcopy(model).train()
     with torch.inference_mode():
         logits: torch.Tensor = learning(to_pixels(image.repeat(passes, 1, 1)))
-    return logits.softmax(1).cpu()
+    return to_probabilities(model, logits).cpu()
 
 
 def vary_by_kind(

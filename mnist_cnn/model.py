@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+COLDEST, HOTTEST = 0.25, 10.0  # a network's temperature: what a validation split is trusted to tell
+
 
 class CNN(nn.Module):
     """A small convolutional network for 28x28 grey images.
@@ -19,6 +21,9 @@ class CNN(nn.Module):
         dropout: the share of inputs zeroed in training before each linear layer, in [0, 1].
         classes: how many classes there are to tell apart.
         mean, std: of the training images' pixels, in [0, 1].
+
+    Its attribute temperature, from COLDEST to HOTTEST, is for those who show its answers as
+    probabilities (evaluate.to_probabilities). The logits know nothing of it.
 
     The default sizes have 215,194 parameters. The shape of the network goes back to LeCun et al.,
     "Gradient-Based Learning Applied to Document Recognition" (1998); dropout to Srivastava et
@@ -41,6 +46,7 @@ class CNN(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
+        self.temperature = 1.0  # for whoever shows probabilities: it changes no answer
         self.conv1 = nn.Conv2d(1, channels[0], kernels[0])
         self.conv2 = nn.Conv2d(channels[0], channels[1], kernels[1])
         # A convolution without padding makes the image kernel - 1 pixels narrower and lower;

@@ -19,13 +19,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist_cnn import Error
-from mnist_cnn.evaluate import compute_logits
+from mnist_cnn.evaluate import compute_logits, to_probabilities
 from mnist_cnn.handwriting import Prepared, Read, find_digits, prepare, read_picture, shrink
 from mnist_cnn.handwriting.arrays import Box, Grey, Image28
 from mnist_cnn.handwriting.picture import MAX_PIXELS, Room
 
 AT_ONCE = 64  # pictures that wait for the network together: enough to be fast, few to be kept
 THREADS = 4  # that prepare pictures: each may hold a decoded one
+
+# An answer of which the network is less sure than this is called doubtful. Of 0.8, 0.85, 0.9 and
+# 0.95 it is the highest at which three networks of `standard` doubt no more than 3 % of their right
+# answers to made-up photos of validation digits (benchmarks/sure.py). The lower it is, the more
+# mistakes pass unmarked; the higher, the less a mark says.
+SURE = 0.9
 
 Steps: TypeAlias = list[tuple[str, NDArray[np.uint8]]]  # (short title, picture)
 
@@ -58,6 +64,11 @@ class Reading:
         """The probability of the likeliest digit, in [0, 1]."""
         return float(self.probabilities.max())
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether that is too little to rely on."""
+        return self.confidence < SURE
+
 
 @dataclass
 class Answer:
@@ -78,6 +89,11 @@ class Answer:
         """All digits in reading order, rows joined: for example "05221859"."""
         return "".join(str(one.digit) for one in self.readings)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether one of the digits is doubtful, and with it the whole."""
+        return any(one.doubtful for one in self.readings)
+
 
 def expand_patterns(names: Iterable[str]) -> list[str]:
     """Replace patterns such as *.png that the shell has left alone by the files they match."""
@@ -88,14 +104,21 @@ def expand_patterns(names: Iterable[str]) -> list[str]:
     return files
 
 
-def make_reader(model: nn.Module) -> Read:
-    """Return a function from images, uint8 (N, 28, 28), to probabilities (N, 10)."""
+def make_reader(model: nn.Module, calibrated: bool = True) -> Read:
+    """Return a function from images, uint8 (N, 28, 28), to probabilities (N, 10).
+
+    Args:
+        calibrated: give them at the network's temperature, as they are shown to people. Without
+            it, at 1: that is for cutting digits apart, where they are weighed against costs
+            (handwriting/number.py) that were settled so.
+    """
     device = next(model.parameters()).device
 
     def read(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = compute_logits(model, torch.from_numpy(images).to(device))
-        probabilities: NDArray[np.float32] = logits.softmax(1).cpu().numpy()
-        return probabilities
+        probabilities = to_probabilities(model, logits) if calibrated else logits.softmax(1)
+        found: NDArray[np.float32] = probabilities.cpu().numpy()
+        return found
 
     return read
 
@@ -188,13 +211,12 @@ def predict_numbers(
         files: names of picture files.
         keep_steps: for how many of the files to keep the upright picture, shrunk.
     """
-    read = make_reader(model)
     for i, file in enumerate(files):
         answer = Answer(file)
         try:
             with without_warnings():
                 grey = read_picture(file)
-            answer.readings = read_digits(grey, read)
+            answer.readings = read_digits(grey, model)
             if i < keep_steps:
                 picture, answer.scale = shrink(grey)
                 answer.steps = [("original", picture)]
@@ -203,12 +225,16 @@ def predict_numbers(
         yield answer
 
 
-def read_digits(grey: Grey, read: Read) -> list[Reading]:
+def read_digits(grey: Grey, model: nn.Module) -> list[Reading]:
     """Find and read the digits of an upright picture, in reading order.
+
+    Args:
+        grey: uint8 (H, W).
+        model: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
 
     Raises:
         Error: there is no ink in it, or it is in too many pieces.
     """
-    digits = find_digits(grey, read)
-    probabilities = read(np.stack([digit.image for digit in digits]))
+    digits = find_digits(grey, make_reader(model, calibrated=False))
+    probabilities = make_reader(model)(np.stack([digit.image for digit in digits]))
     return [Reading(digit.image, row, digit.box) for digit, row in zip(digits, probabilities)]

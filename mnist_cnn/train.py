@@ -23,7 +23,7 @@ from mnist_cnn.augment import augment, weaken
 from mnist_cnn.checkpoint import Metrics, Paused, Plan, Run, Trained, save_run
 from mnist_cnn.data import Split, batches, pixel_statistics
 from mnist_cnn.datasets import SOURCES
-from mnist_cnn.evaluate import compute_logits
+from mnist_cnn.evaluate import compute_logits, fit_temperature
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import RECIPES
 from mnist_cnn.system.device import fast_precision
@@ -94,7 +94,7 @@ def train(
         title = f"epoch {epoch}/{recipe.epochs}"
         with Progress(title, steps, recipe.batch_size, run.losses.device, quiet) as progress:
             train_epoch(run, model, train_split, epoch, progress, ranks)
-        val_loss, val_accuracy = validate(run.averaged, validation, ranks)
+        val_loss, val_accuracy, run.temperature = validate(run.averaged, validation, ranks)
 
         losses = ranks.sum(progress.losses) / ranks.count
         run.losses[run.step - steps : run.step] = losses
@@ -118,21 +118,26 @@ def train(
         new_best = run.best is None or val_accuracy > run.best.metrics.val_accuracy
         if new_best:
             weights = {name: w.cpu().clone() for name, w in run.averaged.state_dict().items()}
-            run.best = Trained(run.plan, metrics, weights)
+            run.best = Trained(run.plan, metrics, weights, run.temperature)
         if ranks.first:
             save_run(out_dir, run, new_best)
     if not quiet:
         print(f"training took {time.perf_counter() - start:.1f} s", file=sys.stderr)
 
 
-def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, float]:
-    """Return mean loss and accuracy on the validation split; each rank looks at its own share."""
-    images, labels = (part[ranks.rank :: ranks.count] for part in validation)
-    logits = compute_logits(net, images)
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    correct = (logits.argmax(1) == labels).sum()
-    sums = ranks.sum(torch.stack([loss, correct.float()]))
-    return sums[0].item() / len(validation.labels), sums[1].item() / len(validation.labels)
+def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, float, float]:
+    """Return mean loss, accuracy and the best temperature on the validation split.
+
+    Each rank looks at its own share of the images.
+    """
+    images, labels = validation
+    share = compute_logits(net, images[ranks.rank :: ranks.count])
+    logits = share.new_zeros(len(labels), share.shape[1])
+    logits[ranks.rank :: ranks.count] = share
+    logits = ranks.sum(logits)  # now everyone has all of them
+    loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(labels)
+    accuracy = (logits.argmax(1) == labels).sum().item() / len(labels)
+    return loss, accuracy, fit_temperature(logits, labels)
 
 
 def update_average(averaged: nn.Module, net: nn.Module, share: float) -> None:
@@ -257,4 +262,5 @@ def resume_run(paused: Paused, images: int, device: torch.device) -> Run:
     run.schedule.step()
     run.losses.copy_(paused.losses)
     run.step, run.history, run.best = paused.step, paused.history, paused.best
+    run.temperature = paused.latest.temperature
     return run

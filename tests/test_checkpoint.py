@@ -20,7 +20,7 @@ from mnist_cnn import Error, checkpoint
 from mnist_cnn.checkpoint import Metrics, Paused, Plan, Trained, Weights
 from mnist_cnn.data import load_split, split_validation
 from mnist_cnn.datasets import DIGITS
-from mnist_cnn.model import CNN
+from mnist_cnn.model import CNN, COLDEST, HOTTEST
 from mnist_cnn.recipes import RECIPES
 
 
@@ -57,7 +57,7 @@ def same(first: Any, second: Any) -> bool:
 def test_it_holds_what_the_network_is_and_where_it_comes_from(best: dict[str, Any]) -> None:
     assert list(best) == [
         "model", "model_args", "dataset", "classes", "recipe", "overrides", "seed", "epoch",
-        "metrics", "versions",
+        "metrics", "temperature", "versions",
     ]  # fmt: skip
     assert (best["dataset"], best["classes"]) == ("sample", DIGITS)
     assert best["recipe"]["name"] == "standard"
@@ -68,6 +68,7 @@ def test_it_holds_what_the_network_is_and_where_it_comes_from(best: dict[str, An
     assert 1 <= best["epoch"] <= 8
     assert best["metrics"]["epoch"] == best["epoch"]
     assert 0.9 < best["metrics"]["val_accuracy"] <= 1
+    assert COLDEST < best["temperature"] < HOTTEST and best["temperature"] != 1
     versions = {"mnist_cnn": mnist_cnn.__version__, "torch": torch.__version__}
     assert best["versions"] == versions
 
@@ -112,6 +113,7 @@ def test_the_network_can_be_built_from_it_alone(
 ) -> None:
     model = checkpoint.load(sample_checkpoint).build_model()
     assert not model.training
+    assert model.temperature == best["temperature"]
     assert same(dict(model.state_dict()), best["model"])
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
@@ -225,12 +227,14 @@ def test_files_of_version_1_are_read_as_if_they_were_written_today(
         write_as_version_1(tmp_path / name, tmp_path / f"old {name}")
     old = torch.load(tmp_path / "old last.pt", weights_only=True)
     assert (old["recipe"]["augmentation"] == {}) == (recipe == "fast")
+    assert "temperature" not in old and "temperature" not in old["resume"]["best"]
     trained, old_run = (
         checkpoint.load(tmp_path / "old best.pt"),
         checkpoint.load_run(tmp_path / "old last.pt"),
     )
     assert trained.plan.versions == {"torch": "2.6", "mnist_cnn": "1.0.0"}
     for one in (trained, old_run.latest, old_run.best):
+        assert one.temperature == 1.0
         one.plan.versions.pop("mnist_cnn")
     assert same(trained, paused.best)
     assert same(old_run, paused)
@@ -332,7 +336,7 @@ def bad_files(best: dict[str, Any], whole: bytes, folder: Path) -> dict[str, Cal
         "other classes": put("classes", [*DIGITS[:9], "ten"]),
         "classes that are no text": put("classes", list(range(10))),
         "unknown data set": put("dataset", "emnist"),
-        **{f"no {key}": saved(without(best, key)) for key in best},
+        **{f"no {key}": saved(without(best, key)) for key in best if key != "temperature"},
         **{f"{key} that is a tensor": put(key, torch.zeros(2)) for key in best},
         **{f"no {k} in the metrics": put("metrics", without(best["metrics"], k)) for k in ("lr",)},
         "recipe without fade": put("recipe", without(best["recipe"], "fade")),
@@ -340,6 +344,15 @@ def bad_files(best: dict[str, Any], whole: bytes, folder: Path) -> dict[str, Cal
         "recipe without end": put("recipe", "epochs", 10**9),
         "augmentation of another kind": put("recipe", "augmentation", "blur", 0.3),
         "augmentation without end": put("recipe", "augmentation", "rotate", float("inf")),
+        "temperature below all": put("temperature", COLDEST * 0.99),
+        "temperature above all": put("temperature", HOTTEST * 1.01),
+        "temperature of nothing": put("temperature", 0.0),
+        "temperature below nothing": put("temperature", -1.0),
+        "temperature that is no number": put("temperature", float("nan")),
+        "temperature without end": put("temperature", float("inf")),
+        "temperature in words": put("temperature", "1.0"),
+        "temperature that is true": put("temperature", True),
+        "no temperature, but None": put("temperature", None),
         "seed that is no number": put("seed", "0"),
         "seed below 0": put("seed", -1),
         "another epoch than that of the metrics": put("epoch", best["epoch"] + 1),

@@ -92,7 +92,7 @@ def test_it_shows_the_first_images_of_the_test_split(
     assert [one.label for one in drawn] == [str(label) for label in labels[:7].tolist()]
     model = checkpoint.load(sample_checkpoint).build_model()
     with torch.no_grad():
-        likeliest = model(to_pixels(images[:7])).softmax(1).max(1)
+        likeliest = (model(to_pixels(images[:7])) / model.temperature).softmax(1).max(1)
     assert [one.guess for one in drawn] == [str(guess) for guess in likeliest.indices.tolist()]
     confidences = [one.confidence for one in drawn]
     assert confidences == pytest.approx(likeliest.values.tolist(), abs=0.00051)  # as it is rounded

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_cnn import Error, checkpoint, data, demo
+from mnist_cnn import Error, checkpoint, data, demo, predict
 
 ANSWER = ".answer[role=status][aria-live=polite]"  # what a screen reader is told when it changes
 
@@ -174,6 +174,16 @@ def upload(page, name, content):
 
 
 # ---- drawing
+
+
+def test_it_names_another_digit_where_the_answer_is_doubtful(open_page, model, monkeypatch):
+    page = open_page()
+    draw(page, ONE)
+    assert "could be" not in status(page)
+    monkeypatch.setattr(model, "temperature", 10.0)
+    page.get_by_role("button", name="Clear").click()
+    draw(page, ONE)
+    assert re.search(r"Only \d\d\.\d % sure: it could be a \d as well", status(page))
 
 
 def test_reads_what_is_drawn_after_each_stroke(open_page):
@@ -429,6 +439,7 @@ def test_the_answer_is_plain_values(model):
     assert len(digit["probabilities"]) == 10 and abs(sum(digit["probabilities"]) - 1) < 1e-5
     assert np.shape(digit["image"]) == (28, 28)
     assert len(digit["box"]) == 4
+    assert digit["doubtful"] is (max(digit["probabilities"]) < predict.SURE)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from mnist_cnn.evaluate import (
     compute_logits,
     confusion_matrix,
     evaluate,
+    fit_temperature,
     most_confused,
     per_class,
 )
-from mnist_cnn.model import CNN
+from mnist_cnn.model import CNN, COLDEST, HOTTEST
 
 # Three classes and a fourth that nothing belongs to and nothing is taken for:
 #                                0  0  0  0  1  1  1  2
@@ -86,6 +87,55 @@ def test_evaluate_agrees_with_figures_worked_out_by_hand() -> None:
     assert result.labels.tolist() == [4, 1, 0]
     sure = math.exp(10) / (math.exp(10) + 9)
     assert result.confidences.tolist() == pytest.approx([sure, sure, 0.1])
+
+
+# ------------------------------------------------------------------------------ how sure
+
+
+def test_the_temperature_makes_logits_as_sure_as_they_are_right() -> None:
+    # Always the same two logits, and three answers of four right: they should say 75 %, which they
+    # do where gap / temperature = ln(0.75 / 0.25).
+    for gap in (0.5, 1.1, 3.0):
+        logits = torch.tensor([[gap, 0.0]]).repeat(400, 1)
+        labels = (torch.arange(400) % 4 == 3).long()
+        temperature = fit_temperature(logits, labels)
+        assert temperature == pytest.approx(gap / math.log(3), rel=1e-5)
+        assert (logits / temperature).softmax(1)[0, 0].item() == pytest.approx(0.75, abs=1e-5)
+
+
+def test_no_other_temperature_gives_a_smaller_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2000, 10, generator=generator) * 3
+    labels = (logits / 1.7).softmax(1).multinomial(1, generator=generator).flatten()
+
+    def loss(temperature: float) -> float:
+        return nn.functional.cross_entropy(logits.double() / temperature, labels).item()
+
+    temperature = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(1.7, rel=0.1)
+    assert all(loss(temperature) < loss(temperature * k) for k in (0.5, 0.97, 1.03, 2))
+
+
+def test_the_temperature_has_limits() -> None:
+    logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
+    never, half = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 0, 1])
+    assert fit_temperature(logits, never) == pytest.approx(COLDEST, rel=1e-6)
+    assert fit_temperature(logits, half) == pytest.approx(HOTTEST, rel=1e-6)
+    assert COLDEST <= fit_temperature(logits, never) < fit_temperature(logits, half) <= HOTTEST
+
+
+def test_a_temperature_changes_how_sure_answers_are_and_nothing_else() -> None:
+    model = CNN(dropout=(0.0, 0.0)).eval()
+    split = Split(torch.randint(0, 256, (50, 28, 28), dtype=torch.uint8), torch.arange(50) % 10)
+    before = evaluate(model, split)
+    logits = compute_logits(model, split.images)
+    model.temperature = 2.5
+    after = evaluate(model, split)
+    assert torch.equal(compute_logits(model, split.images), logits)
+    assert after.loss == before.loss
+    assert torch.equal(after.predictions, before.predictions)
+    torch.testing.assert_close(after.confidences, (logits / 2.5).softmax(1).max(1).values)
+    assert (after.confidences < before.confidences).all()
 
 
 def test_answers_that_are_no_numbers_are_an_error() -> None:

@@ -274,6 +274,22 @@ def test_its_logits_are_those_of_pytorch(
 
 
 @pytest.mark.browser
+def test_its_probabilities_are_at_the_networks_temperature(
+    open_page: Callable[..., Any], sample_checkpoint: Path, digits: torch.Tensor, tmp_path: Path
+) -> None:
+    trained = dataclasses.replace(checkpoint.load(sample_checkpoint), temperature=2.5)
+    checkpoint.save(tmp_path / "hot.pt", trained)
+    page = open_page(tmp_path / "hot.pt")
+    assert "divided by 2.50, this network" in page.locator("#stage-output + p").inner_text()
+    shown = page.evaluate(
+        "images => images.map(image => [...run(network, Float32Array.from(image)).probabilities])",
+        digits.reshape(100, 784).tolist(),
+    )
+    expected = torch.from_numpy(logits_of(tmp_path / "hot.pt", digits) / 2.5).softmax(1).numpy()
+    np.testing.assert_allclose(np.array(shown), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.browser
 def test_it_and_predict_agree_on_what_the_mouse_draws(
     open_page: Callable[..., Any],
     cli: Callable[..., Outcome],

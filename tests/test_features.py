@@ -1,5 +1,6 @@
 """What a network does with one image: every number against one worked out another way."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_cnn import checkpoint
 from mnist_cnn.data import Split, load_split, to_pixels
-from mnist_cnn.evaluate import Evaluation, compute_logits, reliability, wilson_interval
+from mnist_cnn.evaluate import (
+    Evaluation,
+    compute_logits,
+    reliability,
+    to_probabilities,
+    wilson_interval,
+)
 from mnist_cnn.features import (
     dropout_passes,
     feature_maps,
@@ -135,13 +142,31 @@ def test_a_square_on_the_empty_corner_changes_nothing(trained: CNN, test_split: 
     image = test_split.images[0]
     assert image[:4, :4].max() == 0
     answer = int(compute_logits(trained, image[None]).argmax())
-    sure = compute_logits(trained, image[None]).softmax(1)[0, answer].item()
+    sure = to_probabilities(trained, compute_logits(trained, image[None]))[0, answer].item()
     covered = occlusion_map(trained, image, answer)
     assert covered.shape == image.shape
     assert covered[0, 0].item() == pytest.approx(sure, abs=0.01)
     # A square of paper on paper is no square at all.
     blank = occlusion_map(trained, image, answer, side=7, grey=0)
     assert blank[0, 0].item() == pytest.approx(sure, abs=1e-6)
+
+
+def test_what_is_left_is_at_the_networks_temperature(trained: CNN, test_split: Split) -> None:
+    image, hot = test_split.images[0], copy.deepcopy(trained)
+    hot.temperature = 5.0
+    logits = compute_logits(trained, image[None])
+    answer = int(logits.argmax())
+    blank = occlusion_map(hot, image, answer, side=1, grey=int(image[14, 14]))
+    expected = (logits / 5).softmax(1)[0, answer].item()
+    assert blank[14, 14].item() == pytest.approx(expected, abs=1e-6)
+    cold = dropout_passes(without_dropout(trained), image, 2)
+    assert (dropout_passes(without_dropout(hot), image, 2)[:, answer] < cold[:, answer]).all()
+
+
+def without_dropout(model: CNN) -> CNN:
+    still = copy.deepcopy(model)
+    still.dropout1.p = still.dropout2.p = 0.0
+    return still
 
 
 def test_a_square_on_the_strokes_changes_the_answer(trained: CNN, test_split: Split) -> None:

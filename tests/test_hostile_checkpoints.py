@@ -239,7 +239,7 @@ def wrong_values(best: dict[str, Any], last: dict[str, Any]) -> dict[str, bytes]
 
     in_best = {
         **{f"model {name}": None for name in best["model"]},
-        **dict.fromkeys(best),
+        **dict.fromkeys(key for key in best if key != "temperature"),  # 1.0 wrote none
         **{f"recipe {key}": None for key in best["recipe"]},
         **{f"metrics {key}": None for key in best["metrics"]},
         "model fc1.bias": torch.zeros(255),
@@ -278,6 +278,7 @@ def wrong_values(best: dict[str, Any], last: dict[str, Any]) -> dict[str, bytes]
         "metrics val_loss": nan,
         "metrics seconds": True,
         "metrics more": 1.0,
+        "temperature": 0.0,
         "versions torch": 2,
     }  # fmt: skip
     cases = {}
@@ -310,6 +311,7 @@ def wrong_values(best: dict[str, Any], last: dict[str, Any]) -> dict[str, bytes]
         "best seed": [7],
         "best recipe lr": [0.5],
         "best epoch": [3],
+        "best temperature": [-1.0, nan, 1e300, "1", torch.tensor(1.0)],
     }  # fmt: skip
     for path, news in in_resume.items():
         for number, new in enumerate(news):

@@ -1,5 +1,6 @@
 """The command predict: whatever the files hold and are called, each gets its line."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from pictures import TEN, enlarged, page_of
 from PIL import Image
 
 from mnist_cnn import checkpoint, predict
+from mnist_cnn.commands.predict import to_json, to_text
+from mnist_cnn.model import COLDEST, HOTTEST
 
 SECONDS = 2  # for any picture, noise too
 BUSY = 3  # times that on a machine that does other things beside
@@ -46,8 +49,9 @@ def test_a_line_for_each_picture_in_the_order_given(cli, sample_checkpoint, digi
     lines = outcome.out.splitlines()
     assert len(lines) == 3
     for line, (name, label) in zip(lines, digits.items()):
-        form = rf"{re.escape(name)}: {label} \((\d+\.\d) %\), then (\d) \((\d+\.\d) %\)"
-        sure, second, less = re.fullmatch(form, line).groups()
+        form = rf"{re.escape(name)}: {label} \((\d+\.\d) %\), then (\d) \((\d+\.\d) %\)(.*)"
+        sure, second, less, mark = re.fullmatch(form, line).groups()
+        assert mark == (", doubtful" if float(sure) < 90 else "")
         assert int(second) != label and float(sure) >= float(less)
 
 
@@ -61,6 +65,67 @@ def test_json_is_one_list_with_all_probabilities(cli, sample_checkpoint, digits)
         probabilities = answer["probabilities"]
         assert len(probabilities) == 10 and sum(probabilities) == pytest.approx(1)
         assert answer["confidence"] == max(probabilities) == probabilities[answer["digit"]]
+        assert answer["doubtful"] is (answer["confidence"] < predict.SURE)
+
+
+@pytest.fixture
+def unsure_checkpoint(sample_checkpoint, tmp_path):
+    """The same network, so hot that it doubts all that it reads."""
+    trained = checkpoint.load(sample_checkpoint)
+    weights = {**trained.weights, "fc2.weight": trained.weights["fc2.weight"] / 4}
+    unsure = dataclasses.replace(trained, weights=weights, temperature=HOTTEST)
+    checkpoint.save(tmp_path / "unsure.pt", unsure)
+    return tmp_path / "unsure.pt"
+
+
+def test_doubtful_answers_are_marked(cli, unsure_checkpoint, tmp_path, digits):
+    options = (*digits, "--ckpt", unsure_checkpoint)
+    for line in cli("predict", *options).out.splitlines():
+        assert line.endswith(" %), doubtful")
+    answers = json.loads(cli("predict", *options, "--json").out)
+    assert [answer["doubtful"] for answer in answers] == [True, True, True]
+    for line in cli("predict", *options, "--number").out.splitlines():
+        assert line.endswith(" %), doubtful")
+
+
+def test_one_doubtful_digit_makes_a_number_doubtful():
+    def reading(sure):
+        rest = np.full(9, (1 - sure) / 9)
+        return predict.Reading(TEN[0], np.array([sure, *rest], np.float32), (0, 0, 9, 9))
+
+    firm = predict.Answer("page.png", readings=[reading(0.97), reading(0.91)])
+    weak = predict.Answer("page.png", readings=[reading(0.97), reading(0.89), reading(0.99)])
+    assert (firm.doubtful, weak.doubtful) == (False, True)
+    assert [one["doubtful"] for one in to_json(weak, True)["digits"]] == [False, True, False]
+    assert (to_json(firm, True)["doubtful"], to_json(weak, True)["doubtful"]) == (False, True)
+    assert to_text(firm, True) == "page.png: 00 (each at least 91.0 %)"
+    assert to_text(weak, True) == "page.png: 000 (each at least 89.0 %), doubtful"
+
+
+def test_probabilities_are_at_the_networks_temperature(cli, sample_checkpoint, tmp_path, digits):
+    trained = checkpoint.load(sample_checkpoint)
+    shown = []
+    for temperature in (1.0, 2.0):
+        checkpoint.save(tmp_path / "x.pt", dataclasses.replace(trained, temperature=temperature))
+        answers = json.loads(cli("predict", *digits, "--ckpt", "x.pt", "--json").out)
+        shown.append(np.array([answer["probabilities"] for answer in answers]))
+    plain, hot = shown
+    np.testing.assert_allclose(hot, np.sqrt(plain) / np.sqrt(plain).sum(1)[:, None], atol=1e-5)
+    assert (hot.max(1) < plain.max(1)).all()
+
+
+def test_a_temperature_moves_no_cut_between_digits(cli, sample_checkpoint, tmp_path):
+    """What cuts cost was settled at 1; see number.py."""
+    trained = checkpoint.load(sample_checkpoint)
+    page, _ = page_of([[TEN[4], TEN[7], TEN[3], TEN[8]], [TEN[1], TEN[0], TEN[2]]], gap=-8)
+    Image.fromarray(page).save(tmp_path / "page.png")
+    found = []
+    for temperature in (COLDEST, 1.0, HOTTEST):
+        checkpoint.save(tmp_path / "x.pt", dataclasses.replace(trained, temperature=temperature))
+        outcome = cli("predict", "page.png", "--number", "--ckpt", "x.pt", "--json")
+        (answer,) = json.loads(outcome.out)
+        found.append([(one["digit"], one["box"]) for one in answer["digits"]])
+    assert found[0] == found[1] == found[2] and len(found[0]) > 1
 
 
 def test_a_number_with_its_boxes(cli, sample_checkpoint, tmp_path):
@@ -69,7 +134,7 @@ def test_a_number_with_its_boxes(cli, sample_checkpoint, tmp_path):
     options = ("predict", "page.png", "--number", "--ckpt", sample_checkpoint)
     outcome = cli(*options)
     assert outcome.status == 0
-    assert re.fullmatch(r"page\.png: 4710 \(each at least \d+\.\d %\)\n", outcome.out)
+    assert re.fullmatch(r"page\.png: 4710 \(each at least \d+\.\d %\)(, doubtful)?\n", outcome.out)
     (answer,) = json.loads(cli(*options, "--json").out)
     assert (answer["file"], answer["number"]) == ("page.png", "4710")
     assert [one["digit"] for one in answer["digits"]] == [4, 7, 1, 0]

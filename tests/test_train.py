@@ -19,7 +19,8 @@ from mnist_cnn import Error, checkpoint
 from mnist_cnn.augment import augment, weaken
 from mnist_cnn.checkpoint import Metrics, Plan, Run
 from mnist_cnn.data import Split, load_split, to_pixels
-from mnist_cnn.evaluate import evaluate
+from mnist_cnn.evaluate import compute_logits, evaluate, fit_temperature
+from mnist_cnn.model import COLDEST, HOTTEST
 from mnist_cnn.recipes import RECIPES, Augmentation
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.progress import Progress
@@ -309,8 +310,21 @@ def test_best_is_the_epoch_with_the_best_validation_accuracy(sample: Split, tmp_
     # Otherwise this test could not tell: the loss would choose another.
     assert first_epoch.val_loss > max(metrics.val_loss for metrics in later)
     assert checkpoint.load(tmp_path / "best.pt").metrics == first_epoch
-    assert checkpoint.load_run(tmp_path / "last.pt").best.metrics == first_epoch
+    kept = checkpoint.load_run(tmp_path / "last.pt").best
+    assert kept.metrics == first_epoch
+    assert kept.temperature == checkpoint.load(tmp_path / "best.pt").temperature
     assert checkpoint.load(tmp_path / "last.pt").metrics == run.history[-1]
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_the_temperature_is_that_of_the_weights_beside_it(
+    name: str, finished: tuple[Run, Split, Path]
+) -> None:
+    _, validation, folder = finished
+    model = checkpoint.load(folder / name).build_model()
+    expected = fit_temperature(compute_logits(model, validation.images), validation.labels)
+    assert model.temperature == pytest.approx(expected, rel=1e-4)
+    assert COLDEST * 1.1 < expected < HOTTEST / 1.1 and abs(expected - 1) > 0.01
 
 
 def test_the_first_epoch_is_kept_where_nothing_changes(sample: Split, tmp_path: Path) -> None:
@@ -468,6 +482,7 @@ def test_a_run_that_is_resumed_is_what_it_was(
     assert (left.step, len(left.history)) == (steps // 2, 1)
     back = resume_run(checkpoint.load_run(tmp_path / "last.pt"), len(split.labels), CPU)
     assert (back.plan, back.step, back.history) == (left.plan, left.step, left.history)
+    assert back.temperature == left.temperature
     assert back.schedule.get_last_lr() == left.schedule.get_last_lr()
     pairs = [(back.net, left.net), (back.averaged, left.averaged)]
     for one, other in pairs:

@@ -14,7 +14,8 @@ def write_as_version_1(source: Path, target: Path) -> None:
     """Write what a file of today holds as version 1.0 would have written it.
 
     Where today's `resume` has only what does not follow from the plan, it had the whole of what
-    the optimizer and the schedule give; and a recipe without augmentation had an empty one.
+    the optimizer and the schedule give; a recipe without augmentation had an empty one; and no
+    temperature was fitted.
     """
     values = torch.load(source, weights_only=True)
     if "resume" in values:
@@ -32,7 +33,8 @@ def write_as_version_1(source: Path, target: Path) -> None:
 
 
 def rename(values: dict[str, Any]) -> None:
-    """Give a trained network the recipe and the versions of 1.0."""
+    """Give a trained network the recipe and the versions of 1.0, and no temperature."""
+    del values["temperature"]
     augmentation = values["recipe"]["augmentation"]
     if not any(augmentation.values()):
         augmentation.clear()

@@ -67,32 +67,43 @@ def to_json(answer: "Answer", number: bool) -> dict[str, Any]:
         return {"file": answer.file, "error": answer.error}
     if number:
         digits = [
-            {"digit": one.digit, "confidence": one.confidence, "box": list(one.box or ())}
+            {
+                "digit": one.digit,
+                "confidence": one.confidence,
+                "doubtful": one.doubtful,
+                "box": list(one.box or ()),
+            }
             for one in answer.readings
         ]
-        return {"file": answer.file, "number": answer.number, "digits": digits}
+        return {
+            "file": answer.file,
+            "number": answer.number,
+            "doubtful": answer.doubtful,
+            "digits": digits,
+        }
     one = answer.readings[0]
     return {
         "file": answer.file,
         "digit": one.digit,
         "confidence": one.confidence,
+        "doubtful": one.doubtful,
         "probabilities": one.probabilities.tolist(),
     }
 
 
 def to_text(answer: "Answer", number: bool) -> str:
-    """Return an answer as a line: photo.jpg: 7 (98.3 %), then 1 (1.2 %)."""
+    """Return an answer as a line: photo.jpg: 7 (61.0 %), then 1 (35.2 %), doubtful."""
     from mnist_cnn.handwriting.picture import printable
 
-    file = printable(answer.file)
+    file, mark = printable(answer.file), ", doubtful" if answer.doubtful else ""
     if number:
         least = min(one.confidence for one in answer.readings)
-        return f"{file}: {answer.number} (each at least {100 * least:.1f} %)"
+        return f"{file}: {answer.number} (each at least {100 * least:.1f} %){mark}"
     one = answer.readings[0]
     second = float(one.probabilities[one.runner_up])
     return (
         f"{file}: {one.digit} ({100 * one.confidence:.1f} %), "
-        f"then {one.runner_up} ({100 * second:.1f} %)"
+        f"then {one.runner_up} ({100 * second:.1f} %){mark}"
     )
 
 

@@ -98,10 +98,10 @@ def draw(
 ) -> "Figure":
     """Compute what the network does with an image, uint8 (28, 28) on its device, and draw it."""
     from mnist_cnn import visualize
-    from mnist_cnn.evaluate import compute_logits
+    from mnist_cnn.evaluate import compute_logits, to_probabilities
     from mnist_cnn.features import SQUARE, feature_maps, occlusion_map, strongest_patch
 
-    probabilities = compute_logits(model, image[None]).softmax(1)[0].cpu()
+    probabilities = to_probabilities(model, compute_logits(model, image[None]))[0].cpu()
     patch = strongest_patch(model, image)
     return visualize.draw_features(
         image.cpu().numpy(),

@@ -31,7 +31,7 @@ from mnist_cnn import Error
 from mnist_cnn.demo.guard import FUNCTION, HOSTS, Guard
 from mnist_cnn.handwriting.arrays import Grey
 from mnist_cnn.handwriting.picture import Damaged, TooLarge, decode
-from mnist_cnn.predict import make_reader, read_digits
+from mnist_cnn.predict import read_digits
 
 if TYPE_CHECKING:
     import gradio
@@ -196,18 +196,17 @@ def in_thread(answer: Callable[[object], Reply]) -> Callable[[object], Any]:
 
 def make_answer(model: nn.Module) -> Callable[[object], Reply]:
     """Return a function from a picture to what the network reads in it; see `answer` below."""
-    read = make_reader(model)
 
     def answer(url: object) -> Reply:
         """Read the digits of a PNG in a data URL.
 
         Returns:
-            {"number": "47", "digits": [{"digit": 4, "probabilities": 10 numbers, "image": 28 rows
-            of 28 values from 0 to 255, "box": [left, top, right, bottom] in pixels}, ...]}, in
-            reading order, or {"error": what is wrong, in a sentence}.
+            {"number": "47", "digits": [{"digit": 4, "probabilities": 10 numbers, "doubtful":
+            false, "image": 28 rows of 28 values from 0 to 255, "box": [left, top, right, bottom]
+            in pixels}, ...]}, in reading order, or {"error": what is wrong, in a sentence}.
         """
         try:
-            readings = read_digits(decode_picture(url), read)
+            readings = read_digits(decode_picture(url), model)
         except Error as error:
             text = str(error)
             return {"error": f"{text[0].upper()}{text[1:]}."}
@@ -215,6 +214,7 @@ def make_answer(model: nn.Module) -> Callable[[object], Reply]:
             {
                 "digit": one.digit,
                 "probabilities": one.probabilities.tolist(),
+                "doubtful": one.doubtful,
                 "image": one.image.tolist(),
                 "box": one.box,
             }
@@ -225,7 +225,7 @@ def make_answer(model: nn.Module) -> Callable[[object], Reply]:
     # The first call of each step costs more than the next: not when someone waits for it.
     stroke = Image.new("L", (280, 280), "white")
     stroke.paste("black", (130, 60, 150, 220))
-    read_digits(np.array(stroke), read)
+    read_digits(np.array(stroke), model)
     return answer
 
 

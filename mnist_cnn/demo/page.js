@@ -127,8 +127,8 @@ function comment(digits) {
   const sure = least > 0.9995 ? "more than 99.9 % sure" : `at least ${percent(least)} sure`;
   if (digits.length > 1) return `${digits.length} digits, each ${sure}`;
   if (least > 0.9995) return "More than 99.9 % sure";
-  if (least > 0.8) return `${percent(least)} sure`;
-  const { digit, probabilities } = digits[0];
+  const { digit, probabilities, doubtful } = digits[0];
+  if (!doubtful) return `${percent(least)} sure`;
   const second = Math.max(...probabilities.filter((_, i) => i !== digit));
   const other = probabilities.indexOf(second);
   return `Only ${percent(least)} sure: it could be a ${other} as well`;

@@ -52,6 +52,7 @@ def build_page(model: CNN, classes: list[str], trained_on: str) -> bytes:
         "classes": classes,
         "mean": float(model.mean),
         "std": float(model.std),
+        "temperature": model.temperature,
         "layers": [describe_layer(layer) for layer in layers],
     }
     for bits in range(BITS, FEWEST_BITS - 1, -1):

@@ -8,9 +8,9 @@
 
 const SIDE = 28; // pixels of MNIST's pictures, each way
 
-// Turns the text in the page into {mean, std, layers}. A weight is a whole number of 24 bits times
-// the scale of its row, which is all that leads to one output. The high bytes of all weights stand
-// together, then the middle ones, then the low ones: like beside like packs best.
+// Turns the text in the page into {mean, std, temperature, layers}. A weight is a whole number of 24
+// bits times the scale of its row, which is all that leads to one output. The high bytes of all
+// weights stand together, then the middle ones, then the low ones: like beside like packs best.
 async function unpack(description, text) {
   const packed = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -47,7 +47,7 @@ async function unpack(description, text) {
 }
 
 // Image (1, 28, 28), from 0 to 1 -> all that the network makes of it on the way to its answer.
-function run({ mean, std, layers }, image) {
+function run({ mean, std, temperature, layers }, image) {
   const [conv1, conv2, fc1, fc2] = layers;
   const input = image.map((pixel) => (pixel - mean) / std);
   const sums1 = convolve(input, conv1); // (1, 28, 28) -> (24, 24, 24)
@@ -58,7 +58,7 @@ function run({ mean, std, layers }, image) {
   const hidden = convolve(maps2, fc1).map((sum) => Math.max(sum, 0)); // (800) -> (256)
   const logits = convolve(hidden, fc2); // (256) -> (10)
   const largest = Math.max(...logits); // taken off, or e to the power of it could be too large
-  const powers = logits.map((logit) => Math.exp(logit - largest));
+  const powers = logits.map((logit) => Math.exp((logit - largest) / temperature));
   const total = powers.reduce((sum, power) => sum + power);
   const probabilities = powers.map((power) => power / total);
   return { image, input, sums1, maps1, sums2, maps2, hidden, logits, probabilities };
