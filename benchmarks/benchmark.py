@@ -2,6 +2,7 @@
 
     python benchmarks/benchmark.py seeds --recipe fast --seeds 5    a recipe over several seeds
     python benchmarks/benchmark.py compare --epochs 5               ours and the usual tutorial
+    python benchmarks/benchmark.py process                          whole commands, start to end
     python benchmarks/benchmark.py speed                            start-up, step, inference
     python benchmarks/benchmark.py ladder                           from the tutorial to `fast`
     python benchmarks/benchmark.py plot                             a picture of their figures
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from ladder import measure_ladder
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_cnn.augment import augment
@@ -58,6 +60,9 @@ def main() -> None:
     compare = modes.add_parser("compare", help="ours and the usual tutorial, in alternation")
     compare.add_argument("--epochs", type=int, default=5, help="of the tutorial; default: 5")
     compare.set_defaults(measure=measure_compare, name=lambda args: "compare")
+    process = modes.add_parser("process", help="whole commands beside `import torch`, in turns")
+    process.add_argument("--turns", type=int, default=5, help="default: 5")
+    process.set_defaults(measure=measure_process, name=lambda args: "process")
     speed = modes.add_parser("speed", help="start-up, training step, inference")
     speed.add_argument("--device", default="auto")
     speed.set_defaults(measure=measure_speed, name=lambda args: "speed")
@@ -99,6 +104,31 @@ def describe_machine() -> Figures:
     return machine
 
 
+def run_command(command: list[str]) -> Figures:
+    """Run a program; return what it prints, its seconds and its memory.
+
+    The peak memory is at least that of this process, which the new one begins as a copy of.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        out.seek(0)
+        log.seek(0)
+        printed, told = out.read(), log.read()
+    if status:
+        raise SystemExit(told)
+    took = re.search(r"training took ([\d.]+) s", told)
+    return {
+        "printed": printed,
+        "seconds": seconds,
+        "training_seconds": float(took[1]) if took else 0.0,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss / 1024,
+    }
+
+
 # ------------------------------------------------------------------------------ seeds
 
 
@@ -106,27 +136,18 @@ def train_once(recipe: str, seed: int, data_dir: str, out_dir: str, device: str)
     """Run the command `train`; return its accuracy and clocks as a user sees them, its memory."""
     command = [sys.executable, "-m", "mnist_cnn", "train", "--recipe", recipe, "--seed", str(seed)]
     command += ["--dataset", "mnist", "--data-dir", data_dir, "--out-dir", out_dir]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
-        start = time.perf_counter()
-        process = subprocess.Popen([*command, "--device", device], stdout=out, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        whole = time.perf_counter() - start
-        out.seek(0)
-        log.seek(0)
-        printed, told = out.read(), log.read()
-    if status:
-        raise SystemExit(told)
-    errors, images = map(int, re.search(r"\((\d+) errors of (\d+)", printed).groups())  # type: ignore[union-attr]
+    run = run_command([*command, "--device", device])
+    errors, images = map(int, re.search(r"\((\d+) errors of (\d+)", run["printed"]).groups())  # type: ignore[union-attr]
     rows = (Path(out_dir) / "history.csv").read_text().splitlines()
     best = load(Path(out_dir) / "best.pt")
     return {
         "seed": seed,
         "accuracy": (images - errors) / images,
         "val_accuracy": best.metrics.val_accuracy,
-        "training_seconds": float(re.search(r"training took ([\d.]+) s", told)[1]),  # type: ignore[index]
-        "process_seconds": whole,
+        "training_seconds": run["training_seconds"],
+        "process_seconds": run["seconds"],
         "epochs": len(rows) - 1,
-        "peak_mb": usage.ru_maxrss / 1024,
+        "peak_mb": run["peak_mb"],
     }
 
 
@@ -265,6 +286,51 @@ def draw_accuracy(path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     print(f"wrote {path}")
+
+
+# ------------------------------------------------------------------------------ process
+
+
+def measure_process(args: argparse.Namespace) -> Figures:
+    """Measure whole commands on the CPU in turns with `import torch`, of which all are made."""
+    runs: dict[str, list[Figures]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        picture, checkpoint = f"{folder}/digit.png", f"{folder}/best.pt"
+        digit = 255 - load_split("sample", "test", "").images[0]  # dark on white paper
+        Image.fromarray(digit.numpy()).resize((280, 280)).save(picture)
+        program = [sys.executable, "-m", "mnist_cnn"]
+        data = ["--data-dir", args.data_dir, "--dataset", "mnist", "--device", "cpu"]
+        trained = ["--ckpt", checkpoint, "--device", "cpu"]
+        commands = {
+            "import torch": [sys.executable, "-c", "import torch"],
+            "train": [*program, "train", "--recipe", "fast", "--out-dir", folder, *data],
+            "eval": [*program, "eval", *trained, *data],
+            "show-predictions": [
+                *program, "show-predictions", "--out", f"{folder}/x.png", *trained, *data
+            ],
+            "predict": [*program, "predict", picture, *trained],
+        }  # fmt: skip
+        for _ in range(args.turns):
+            for name, command in commands.items():
+                runs.setdefault(name, []).append(run_command(command))
+
+    figures: Figures = {}
+    print(f"\n{'median':17} seconds  training  beyond torch's import  processor")
+    for name, each in runs.items():
+        keys = ("seconds", "training_seconds", "processor_seconds")
+        figures[name] = {key: statistics.median(run[key] for run in each) for key in keys}
+        one = figures[name]
+        one["seconds_beyond_import"] = statistics.median(
+            run["seconds"] - run["training_seconds"] - base["seconds"]
+            for run, base in zip(each, runs["import torch"])
+        )
+        print(
+            f"{name:16} {one['seconds']:6.2f} s {one['training_seconds']:7.1f} s"
+            f" {one['seconds_beyond_import']:20.2f} s {one['processor_seconds']:8.2f} s"
+        )
+    figures["train"]["peak_mb"] = max(run["peak_mb"] for run in runs["train"])
+    print(f"peak memory of train: {figures['train']['peak_mb']:,.0f} MB")
+    return figures
 
 
 # ------------------------------------------------------------------------------ speed
