@@ -1,4 +1,4 @@
-"""The recipes: every hyperparameter of training, by name (no torch in here)."""
+"""The recipes: sizes of the network and how it is trained, by name (no torch in here)."""
 
 import math
 from dataclasses import dataclass
