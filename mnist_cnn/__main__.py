@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
             what = error.filename or "the system"
-            say(f"error: {what}: {error.strerror}: check it and try again")
+            say(f"error: {what}: {error.strerror or error}: check it and try again")
             return 2
         except (MemoryError, RuntimeError) as error:
             if not process.is_out_of_memory(error):

@@ -1,8 +1,8 @@
 """The files of a data set: found or downloaded, one mirror after the other, and checked.
 
 torchvision knows the mirrors. Its own download is not used: it has no time-out, it ends at a
-broken connection without trying the next mirror, and importing it takes longer than training
-takes for a first epoch.
+broken connection without trying the next mirror, and importing it takes a second or two, for
+which a command whose data are there need not wait.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ def download_file(source: Source, raw: Path, file: str, quiet: bool = False) -> 
     Raises:
         DownloadError: no mirror gave it.
     """
-    from torchvision import datasets  # takes seconds, and only its mirrors' addresses are needed
+    from torchvision import datasets  # slow, and only its mirrors' addresses are needed
 
     packed = packed_path(raw, file)
     most = file_size(file_shape(source, file)) + 1024  # what does not compress grows a little

@@ -27,10 +27,8 @@ from mnist_cnn.handwriting.picture import MAX_PIXELS, Room
 AT_ONCE = 64  # pictures that wait for the network together: enough to be fast, few to be kept
 THREADS = 4  # that prepare pictures: each may hold a decoded one
 
-# An answer of which the network is less sure than this is called doubtful. Of 0.8, 0.85, 0.9 and
-# 0.95 it is the highest at which three networks of `standard` doubt no more than 3 % of their right
-# answers to made-up photos of validation digits (benchmarks/sure.py). The lower it is, the more
-# mistakes pass unmarked; the higher, the less a mark says.
+# An answer of which the network is less sure than this is called doubtful. The lower it is, the
+# more mistakes pass unmarked; the higher, the less a mark says (docs/handwriting.md).
 SURE = 0.9
 
 Steps: TypeAlias = list[tuple[str, NDArray[np.uint8]]]  # (short title, picture)
@@ -57,7 +55,7 @@ class Reading:
     @property
     def runner_up(self) -> int:
         """The second likeliest."""
-        return int(self.probabilities.argsort()[-2])
+        return int((-self.probabilities).argsort(kind="stable")[1])  # another than the first
 
     @property
     def confidence(self) -> float:
@@ -66,7 +64,7 @@ class Reading:
 
     @property
     def doubtful(self) -> bool:
-        """Whether that is too little to rely on."""
+        """Whether the confidence is too little to rely on: less than SURE."""
         return self.confidence < SURE
 
 

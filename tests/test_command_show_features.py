@@ -1,5 +1,7 @@
 """The command show-features: a picture in a file whose name is printed, or a line that says why."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,18 @@ def test_a_picture_of_your_own(
     outcome = cli("show-features", "--ckpt", sample_checkpoint, "--image", file)
     assert (outcome.status, outcome.out) == (0, "features.png\n"), outcome.err
     assert (tmp_path / "features.png").stat().st_size > 10_000
+
+
+def test_a_huge_picture_is_refused_in_one_line(
+    cli: Callable, sample_checkpoint: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    content = bytearray(draw_one(tmp_path / "huge.png").read_bytes())
+    content[16:24] = struct.pack(">II", 9_500, 9_500)  # of which Pillow would warn
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "huge.png").write_bytes(content)
+    outcome = cli("show-features", "--ckpt", sample_checkpoint, "--image", "huge.png")
+    outcome.assert_refused("huge.png", "million pixels")
+    assert list(recwarn) == []
 
 
 def test_best_sizes_and_long_names(

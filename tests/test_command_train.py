@@ -16,7 +16,7 @@ from conftest import Tiny, pack_idx
 from version_1 import write_as_version_1
 
 from mnist_cnn import checkpoint
-from mnist_cnn.datasets import FILES
+from mnist_cnn.datasets import FILES, SOURCES
 from mnist_cnn.recipes import RECIPES
 from mnist_cnn.system.files import lock_folder
 
@@ -350,10 +350,21 @@ def test_the_way_to_go_on_is_told_as_a_command_that_works(
     assert stopped.status == 130
     lines = stopped.err.splitlines()
     assert lines[-1].partition(" with ")[2] == (
-        "python -m mnist_cnn train --resume 'a run/last.pt' --data-dir 'my data'"
+        "python -m mnist_cnn train --resume 'a run/last.pt' --data-dir 'my data' --device cpu"
     ) or os.name == "nt"  # fmt: skip
-    resumed = cli("train", "--resume", "a run/last.pt", "--data-dir", "my data")
+    resumed = cli("train", "--resume", "a run/last.pt", "--data-dir", "my data", "--device", "cpu")
     assert resumed.status == 0
+
+
+def test_a_run_that_does_not_fit_its_data_is_refused_before_anything_is_made(
+    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*OPTIONS, "--out-dir", "run").status == 0
+    fewer = replace(SOURCES["mnist"], validation=90)  # and so 150 to train on instead of 200
+    monkeypatch.setitem(SOURCES, "mnist", fewer)
+    outcome = cli("train", "--resume", "run/last.pt", "--out-dir", "new")
+    outcome.assert_refused("damaged", "its steps are not those of its data")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

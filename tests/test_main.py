@@ -387,7 +387,7 @@ def assert_interrupted(outcome: Outcome, status: int, folder: Path) -> None:
     assert all(re.match(r"epoch +\d+/5000: |training on |$", text) for text in epochs)
     assert line == (
         f"interrupted: go on after epoch {len(last.history)} with "
-        "python -m mnist_cnn train --resume checkpoints/last.pt"
+        "python -m mnist_cnn train --resume checkpoints/last.pt --device cpu"
     )
     assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt", "history.csv"}
     checkpoint.load(folder / "best.pt")

@@ -201,6 +201,13 @@ def test_names_are_drawn_as_they_are(cli, sample_checkpoint, tmp_path, number, n
     assert outcome.err == "wrote seen.png\n" and (tmp_path / "seen.png").stat().st_size > 5000
 
 
+def test_two_digits_alike_are_told_apart():
+    probabilities = np.zeros(10, np.float32)
+    probabilities[[3, 8]] = 0.5
+    reading = predict.Reading(np.zeros((28, 28), np.uint8), probabilities)
+    assert (reading.digit, reading.runner_up) == (3, 8)
+
+
 # ------------------------------------------------------------------------------ names
 
 

@@ -25,6 +25,7 @@ from mnist_cnn.recipes import RECIPES, Augmentation
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.progress import Progress
 from mnist_cnn.train import (
+    check_steps,
     describe_epoch,
     plan_run,
     resume_run,
@@ -411,7 +412,7 @@ def test_a_line_says_how_an_epoch_went() -> None:
 def test_a_loss_that_is_no_number_ends_the_run(sample: Split, tmp_path: Path) -> None:
     split = first(sample, 40)
     run = start_run(make_plan(split, epochs=2, batch_size=10, lr=1e30), 40, CPU)
-    with pytest.raises(Error, match="the loss is not finite after epoch 1: choose a smaller --lr"):
+    with pytest.raises(Error, match="the loss is not finite after epoch 1: train with a smaller --lr"):
         train(run, split, split, tmp_path, quiet=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -497,5 +498,5 @@ def test_a_run_that_is_resumed_is_what_it_was(
 def test_a_run_on_another_number_of_images_is_refused(finished: tuple[Run, Split, Path]) -> None:
     paused = checkpoint.load_run(finished[2] / "last.pt")
     with pytest.raises(Error, match="its steps are not those of its data"):
-        resume_run(paused, 700, CPU)
-    assert resume_run(paused, 800, CPU).step == 128
+        check_steps(paused, 700)
+    check_steps(paused, 800)

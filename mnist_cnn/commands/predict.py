@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     use_one_thread()
     read = predict.predict_numbers if args.number else predict.predict
     files = predict.expand_patterns(args.images)
-    answers, drawn, failed = [], [], False
+    answers, lines, drawn, failed = [], [], [], False
     for answer in read(model, files, MAX_SHOWN if args.show_input else 0):
         if answer.error:
             failed = True
@@ -51,13 +51,17 @@ def run(args: argparse.Namespace) -> int:
             drawn.append(answer)
         if args.json:
             answers.append(to_json(answer, args.number))
+        elif args.show_input and not answer.error:
+            lines.append(to_text(answer, args.number))
         elif not answer.error:
             print(to_text(answer, args.number))
-    if args.json:
-        print(json.dumps(answers))
-    if drawn:
+    if drawn:  # before any result is printed: where it cannot be written, there is none
         write_picture(draw_answers(drawn, args.number), args.show_input)
         say(f"wrote {args.show_input}")
+    for line in lines:
+        print(line)
+    if args.json:
+        print(json.dumps(answers))
     return 1 if failed else 0
 
 
@@ -115,9 +119,8 @@ def draw_answers(answers: "Sequence[Answer]", number: bool) -> "Figure":
         number: whether each picture may hold several digits.
     """
     from mnist_cnn import visualize
-    from mnist_cnn.handwriting.picture import printable
 
-    names = [printable(answer.file) for answer in answers]
+    names = [answer.file for answer in answers]
     if not number:
         probabilities = [answer.readings[0].probabilities for answer in answers]
         return visualize.draw_inputs(names, [answer.steps for answer in answers], probabilities)

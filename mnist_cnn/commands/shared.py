@@ -27,8 +27,13 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def load_data(name: str, split: str, data_dir: str, quiet: bool = False) -> "Split":
+def load_data(
+    name: str, split: str, data_dir: str, quiet: bool = False, free: bool = True
+) -> "Split":
     """Load a split of a data set that nothing may stand in for.
+
+    Args:
+        free: whether the user may name another data set.
 
     Raises:
         Error: as data.load_split, with what can be done about a missing file.
@@ -39,10 +44,10 @@ def load_data(name: str, split: str, data_dir: str, quiet: bool = False) -> "Spl
     try:
         return load_split(name, split, data_dir, quiet)
     except DownloadError as error:
-        raise Error(
-            f"{error}: connect to the internet, name a folder that has the files with --data-dir, "
-            "or use --dataset sample"
-        ) from None
+        ways = ["connect to the internet", "name a folder that has the files with --data-dir"]
+        if free and SOURCES[name].classes == DIGITS:
+            ways.append("use --dataset sample")
+        raise Error(f"{error}: {', '.join(ways[:-1])}, or {ways[-1]}") from None
 
 
 def load_checkpoint(args: argparse.Namespace) -> "tuple[Trained, torch.device]":

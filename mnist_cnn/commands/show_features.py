@@ -83,12 +83,15 @@ def read_own_picture(
     import torch
 
     from mnist_cnn.handwriting import prepare, read_picture
+    from mnist_cnn.predict import without_warnings
     from mnist_cnn.visualize import shorten
 
     if args.dataset is not None:
         raise Error("--dataset chooses test images: leave it out with --image")
     model = load_digit_reader(args)
-    image = torch.from_numpy(prepare(read_picture(args.image)).image)
+    with without_warnings():
+        grey = read_picture(args.image)
+    image = torch.from_numpy(prepare(grey).image)
     name = shorten(os.path.basename(args.image), 60)
     return model, image.to(model.mean.device), DIGITS, name
 

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from mnist_cnn.checkpoint import save_run
     from mnist_cnn.system import distributed
     from mnist_cnn.system.device import choose_device, keep_freed_memory
+    from mnist_cnn.system.process import Terminated
     from mnist_cnn.train import resume_run, start_run, train
 
     ranks = distributed.find_ranks()
@@ -96,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
                 report(state, job.test.to(device), job.out_dir)
         except KeyboardInterrupt as interruption:
             if not ranks.first:
-                raise SystemExit(130) from None
-            interruption.args = (how_to_resume(job.plan, job.out_dir, args.data_dir),)
+                raise SystemExit(143 if isinstance(interruption, Terminated) else 130) from None
+            interruption.args = (how_to_resume(job.plan, job.out_dir, args),)
             raise
     if ranks.count > 1:
         distributed.leave()
@@ -117,7 +118,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
     from mnist_cnn.data import split_validation
     from mnist_cnn.download import choose_dataset
     from mnist_cnn.system.files import TRIAL, check_folder, lock_folder, remove_leavings
-    from mnist_cnn.train import plan_run
+    from mnist_cnn.train import check_steps, plan_run
 
     fallen_back = ""
     paused = None
@@ -132,8 +133,9 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
         if dataset == "auto":
             dataset, fallen_back = choose_dataset(args.data_dir, args.quiet)
 
-    both = load_data(dataset, "train", args.data_dir, args.quiet)
-    test = load_data(dataset, "test", args.data_dir, args.quiet)
+    free = paused is None  # to take another data set or batch size
+    both = load_data(dataset, "train", args.data_dir, args.quiet, free)
+    test = load_data(dataset, "test", args.data_dir, args.quiet, free)
     train_split, validation = split_validation(both, SOURCES[dataset].validation)
     if paused is None:
         given = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr}
@@ -141,11 +143,13 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
         plan = plan_run(args.recipe or "standard", overrides, args.seed or 0, dataset, train_split)
     else:
         plan = paused.plan
+        check_steps(paused, len(train_split.labels))
     batch_size = plan.recipe.batch_size
     if batch_size % processes:
+        smaller = f"--batch-size {batch_size // processes * processes or processes}"
         raise Error(
             f"a batch of {batch_size} cannot be divided equally among {processes} processes: "
-            f"use --batch-size {batch_size // processes * processes or processes}"
+            f"use {smaller if free else 'another number of them'}"
         )
 
     check_folder(out_dir, "--out-dir", make=True)
@@ -242,8 +246,12 @@ def draw_curves(state: "Run", path: Path) -> None:
     write_picture(curves, path)
 
 
-def how_to_resume(plan: "Plan", out_dir: str, data_dir: str) -> str:
-    """Say how an interrupted run can go on: ": python -m ..."; "" if none of it was saved."""
+def how_to_resume(plan: "Plan", out_dir: str, args: argparse.Namespace) -> str:
+    """Say how an interrupted run can go on: ": python -m ..."; "" if none of it was saved.
+
+    Args:
+        args: the options that may be given again beside --resume.
+    """
     from mnist_cnn import checkpoint
 
     last = Path(out_dir) / "last.pt"
@@ -254,6 +262,8 @@ def how_to_resume(plan: "Plan", out_dir: str, data_dir: str) -> str:
     if paused.plan != plan:  # an earlier run's
         return ""
     command = ["python", "-m", "mnist_cnn", "train", "--resume", str(last)]
-    if data_dir != "data":
-        command += ["--data-dir", data_dir]
+    if args.data_dir != "data":
+        command += ["--data-dir", args.data_dir]
+    if args.device != "auto":
+        command += ["--device", args.device]
     return f": go on after epoch {len(paused.history)} with {shlex.join(command)}"
