@@ -154,12 +154,17 @@ def judge(models: list[CNN], split: Split) -> dict[str, dict[str, float]]:
             )
         figures = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
         good, bad = torch.cat(right), torch.cat(wrong)
-        figures |= {"wrong answers": len(bad), "their confidence": float(bad.mean())}
+        figures |= {"wrong answers": len(bad), "their confidence": mean(bad)}
         for level in LEVELS:
-            figures[f"wrong below {level}"] = float((bad < level).double().mean())
-            figures[f"right below {level}"] = float((good < level).double().mean())
+            figures[f"wrong below {level}"] = mean(bad < level)
+            figures[f"right below {level}"] = mean(good < level)
         results[name] = figures
     return results
+
+
+def mean(values: torch.Tensor) -> float:
+    """Return the mean of some values, 0.0 where there are none: JSON knows no NaN."""
+    return float(values.double().mean()) if len(values) else 0.0
 
 
 def show(name: str, split: Split, results: dict[str, dict[str, float]]) -> None:
@@ -187,7 +192,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="digits to make pictures of")
     parser.add_argument("--test", action="store_true", help="look at the test split as well")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of anybody's digits")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    parser.add_argument("--json", metavar="FILE", help="write all figures, and the temperatures")
     args = parser.parse_args()
     torch.set_num_threads(1)
     use_one_thread()
@@ -202,13 +207,15 @@ def main() -> None:
             splits["pictures"] = read_folder(args.pictures)
     except (Error, OSError) as error:
         parser.error(str(error))
-    print("temperatures " + ", ".join(f"{model.temperature:.3f}" for model in models))
+    temperatures = [round(model.temperature, 3) for model in models]
+    print("temperatures " + ", ".join(f"{one:.3f}" for one in temperatures))
     print(f"doubtful: less than {100 * SURE:.0f} % sure")
     figures = {name: judge(models, split) for name, split in splits.items()}
     for name, split in splits.items():
         show(name, split, figures[name])
     if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        content = json.dumps({"temperatures": temperatures, **figures}, indent=1)
+        Path(args.json).write_text(content + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

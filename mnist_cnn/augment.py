@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from mnist_cnn.datasets import SIZE
 from mnist_cnn.recipes import Augmentation
 
+BUMPS = 6  # of the elastic displacement, along each side of the image
+SIGMA = 4.0  # how wide such a bump is, in pixels
+
 
 def augment(images: torch.Tensor, strengths: Augmentation) -> torch.Tensor:
     """Vary each image at random.
@@ -65,18 +68,18 @@ def draw_maps(n: int, strengths: Augmentation, device: torch.device) -> torch.Te
 
 
 @functools.cache
-def warp_basis(device: torch.device, bumps: int = 6, sigma: float = 4.0) -> torch.Tensor:
+def warp_basis(device: torch.device) -> torch.Tensor:
     """Return the smooth functions of a pixel's place out of which every map is mixed: (39, 784).
 
-    The first three, 1, x and y, make any affine map; the others are bumps-by-bumps Gaussian
-    bumps, sigma pixels wide, whose random mixture is the elastic displacement of Simard,
+    The first three, 1, x and y, make any affine map; the others are BUMPS-by-BUMPS Gaussian
+    bumps, SIGMA pixels wide, whose random mixture is the elastic displacement of Simard,
     Steinkraus and Platt, "Best Practices for Convolutional Neural Networks" (2003). They are
     scaled so that a mixture with random weights of deviation 1 has a deviation near 1.
     """
     centre = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1  # of the pixels, in [-1, 1]
     y, x = torch.meshgrid(centre, centre, indexing="ij")
-    distance = (centre[:, None] - torch.linspace(-1, 1, bumps)) * SIZE / 2  # pixels, (28, 6)
-    bump = torch.exp(-(distance**2) / (2 * sigma**2))
+    distance = (centre[:, None] - torch.linspace(-1, 1, BUMPS)) * SIZE / 2  # pixels, (28, 6)
+    bump = torch.exp(-(distance**2) / (2 * SIGMA**2))
     elastic = torch.einsum("yi,xj->ijyx", bump, bump).reshape(-1, SIZE * SIZE)
     elastic /= elastic.square().sum(0).sqrt().mean()
     affine = torch.stack([torch.ones(SIZE, SIZE), x, y]).reshape(3, -1)

@@ -11,7 +11,8 @@ On disk a checkpoint is one dictionary of tensors and plain values:
     seed          of the run
     epoch         after which the weights were taken
     metrics       of that epoch (Metrics)
-    temperature   at which the network's probabilities are shown; files of 1.0 have none
+    temperature   at which the network's probabilities are shown; missing in files written before
+                  it was fitted, which count as 1
     versions      of mnist_cnn and torch
     resume        in last.pt alone: all that is needed to go on with the run
 

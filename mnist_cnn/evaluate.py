@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from mnist_cnn.model import COLDEST, HOTTEST
 
 # The largest activation, (250, 24, 24, 24) floats by default, is 14 MB: it stays in the cache.
 BATCH_SIZE = 250
+FLAGS = threading.Lock()  # held while exact_convolutions has changed what all threads share
 
 
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -43,7 +45,10 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with warnings.catch_warnings():
+    # What is changed here belongs to the whole process. Of two threads, such as those that read for
+    # the demo's page, the first to leave would undo it for the other, and the other might then put
+    # back, for good, what the first had set.
+    with FLAGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some versions of PyTorch warn that these flags are old
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield
@@ -207,8 +212,9 @@ def reliability(evaluation: Evaluation, bins: int = 10) -> list[Bin]:
     return found
 
 
-def wilson_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the interval of a share seen in n trials (Wilson, 1927); 95 % for z = 1.96."""
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share seen in n trials (Wilson, 1927)."""
+    z = 1.96  # deviations of the normal distribution on both sides of its mean: 95 % lie within
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, middle - reach), min(1.0, middle + reach)

@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-COLDEST, HOTTEST = 0.25, 10.0  # a network's temperature: what a validation split is trusted to tell
+# The limits of a network's temperature. Beyond them a validation split has nothing to say: it would
+# ask for 0 where all answers are right, and for infinity where the network knows nothing.
+COLDEST, HOTTEST = 0.25, 10.0
 
 
 class CNN(nn.Module):

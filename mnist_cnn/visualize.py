@@ -135,7 +135,7 @@ def save(figure: "Figure", suffix: str) -> bytes:
     buffer = io.BytesIO()
     width, height = figure.get_size_inches()
     area = Bbox.from_extents(-MARGIN, -MARGIN, width + MARGIN, height + MARGIN)
-    kind = suffix.lstrip(".").lower() or "png"
+    kind = suffix.lstrip(".").lower()
     figure.savefig(buffer, format=kind, dpi=144, bbox_inches=area)
     return buffer.getvalue()
 
@@ -288,36 +288,6 @@ def plot_rates(axes: "Axes", rates: Sequence[float], epochs: int) -> None:
     axes.set_ylabel("learning rate")
 
 
-@styled
-def draw_runs(
-    runs: Mapping[str, Sequence[float]], ylabel: str = "validation accuracy (%)"
-) -> "Figure":
-    """Draw the curves of several runs beside each other, each with the others behind it.
-
-    Args:
-        runs: by its title, what a run had reached after each epoch.
-        ylabel: what that is, and its unit.
-    """
-    columns = min(4, len(runs))
-    rows = math.ceil(len(runs) / columns)
-    figure = new_figure(max(2.6 * columns, 3.5), 2.5 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    longest = max(len(values) for values in runs.values())
-    for axes in grid.flat[len(runs) :]:
-        axes.set_axis_off()
-    for number, (axes, (title, values)) in enumerate(zip(grid.flat, runs.items())):
-        for others in runs.values():
-            axes.plot(range(1, len(others) + 1), others, color=PALE, linewidth=1)
-        axes.plot(range(1, len(values) + 1), values, "o-", color=BLUE)
-        axes.set_title(title, parse_math=False)
-        style_curves(axes, longest)
-        axes.set_ylabel(ylabel if number % columns == 0 else "", parse_math=False)
-        lowest = number + columns >= len(runs)  # of its column
-        axes.tick_params(labelbottom=lowest)
-        axes.set_xlabel("epoch" if lowest else "")
-    return figure
-
-
 def style_curves(axes: "Axes", epochs: int) -> None:
     """Give a plot over epochs its axis and grid."""
     from matplotlib.ticker import MaxNLocator
@@ -366,15 +336,8 @@ def draw_inputs(
         cells[0].set_title(shorten(name, 18), fontsize=11, parse_math=False)
         bars = cells[-1]
         bars.set_axis_on()
-        digit = int(answer.argmax())
-        colors = [BLUE if i == digit else GREY for i in range(len(answer))]
-        bars.bar(range(len(answer)), answer, color=colors)
-        bars.set_ylim(0, 1)
-        bars.set_yticks([])
-        bars.set_xticks(range(len(answer)))
-        bars.tick_params(labelsize=8, length=0)
-        bars.spines[["top", "right", "left"]].set_visible(False)
-        bars.set_title(f"{digit}, {answer[digit]:.1%}", fontsize=11, color=BLUE, fontweight="bold")
+        show_answer(bars, answer, [str(digit) for digit in range(len(answer))])
+        bars.set_title(bars.get_title(), fontsize=11, color=BLUE, fontweight="bold")
     return figure
 
 
@@ -425,17 +388,19 @@ def shorten(text: str, most: int) -> str:
 
 @styled
 def draw_digits(
-    images: Sequence[Image] | Image, labels: Sequence[str], columns: int = 10, title: str = ""
+    images: Sequence[Image] | Image, labels: Sequence[str], columns: int = 10
 ) -> "Figure":
-    """Draw a grid of images, each with a label above it."""
+    """Draw a grid of images, each with a label above it.
+
+    Args:
+        images: N of (28, 28), or (N, 28, 28).
+        labels: of each image, (N,).
+        columns: how many images a row has, at most.
+    """
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     cell = 0.9 if max(len(label) for label in labels) < 8 else 1.3  # inches
-    figure = new_figure(
-        max(cell * columns + 0.3, 3.2), (cell + 0.22) * rows + (0.45 if title else 0.15)
-    )
-    if title:
-        figure.suptitle(title, parse_math=False)
+    figure = new_figure(max(cell * columns + 0.3, 3.2), (cell + 0.22) * rows + 0.15)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(images) :]:
         axes.set_axis_off()
@@ -547,16 +512,19 @@ def draw_features(
     Args:
         image: (28, 28).
         filters: of the first convolution, (F, K, K).
-        patch: the filter of the sum worked out, and row and column of the patch's upper left
-            pixel.
+        patch: the number of the filter whose sum is worked out, and row and column of the
+            patch's upper left pixel.
         pixels: of the patch, normalised, (K, K).
         bias: of the filter.
         response: the filter's with the patch: the sum of products, and the bias.
-        maps: the feature maps after each convolution, pooling and ReLU, (C, H, W).
+        maps: the feature maps after each convolution, pooling and ReLU, (C, H, W) in [0, inf).
         probabilities: (classes,), their sum is 1.
         occlusion: the probability of the likeliest class, with a grey square around each pixel
             of the image, (28, 28).
         square: the side of that square, in pixels.
+        classes: the name of each class.
+        title: of the whole figure.
+        window: whether show() will open it; then it fits on the screen of a laptop.
     """
     number, top, left = patch
     side = len(pixels)
@@ -631,18 +599,6 @@ def fill_columns(count: int, width: float, height: float) -> int:
     )
 
 
-@styled
-def draw_filters(filters: Floats, title: str = "") -> "Figure":
-    """Draw filters (F, K, K) as pictures: white is 0."""
-    columns = map_columns(len(filters))
-    rows = math.ceil(len(filters) / columns)
-    figure = new_figure(max(0.6 * columns + 1, 3.2), 0.58 * rows + (0.45 if title else 0.2))
-    axes = figure.subplots()
-    show_filters(axes, filters, columns)
-    axes.set_title(title, parse_math=False)
-    return figure
-
-
 def show_filters(axes: "Axes", filters: Floats, columns: int) -> None:
     """Show filters (F, K, K) in rows, all in the same colours, with the key to them."""
     most = float(np.abs(filters).max()) or 1.0
@@ -670,19 +626,6 @@ def signed_colours() -> "Colormap":
     # White stands in the middle, whatever lies on its two sides.
     places = [(0, "#00466e"), (0.25, "#5fa8d3"), (0.5, "white"), (1, YELLOW)]
     return LinearSegmentedColormap.from_list("signed", places)
-
-
-@styled
-def draw_patch(pixels: Floats, weights: Floats, bias: float, response: float) -> "Figure":
-    """Draw a patch, the filter that meets it, their products, and the sum worked out.
-
-    Args:
-        pixels, weights: (K, K).
-        response: the sum of products, and the bias.
-    """
-    figure = new_figure(10, 2.9)
-    add_patch(figure, pixels, weights, bias, response)
-    return figure
 
 
 def add_patch(

@@ -342,16 +342,38 @@ def test_a_busy_port_is_told_before_anything_is_loaded(monkeypatch):
         port = other.getsockname()[1]
         monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__spec__=SimpleNamespace()))
         with pytest.raises(Error, match=rf"^port {port} cannot be used .*--port$"):
-            demo.serve(None, port)
+            demo.check(port)
 
 
 def test_missing_or_old_gradio_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(Error, match=re.escape('pip install -e ".[demo]"')):
-        demo.serve(None, free_port())
+        demo.check(free_port())
     monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__version__="5.49.1"))
     with pytest.raises(Error, match=r"gradio 5\.49\.1 is too old: pip install -U gradio"):
         demo.build_page(lambda url: {})
+
+
+def test_a_server_that_does_not_start_is_told(model, closed_loops, monkeypatch):
+    skip_without_gradio()
+    import uvicorn
+
+    port = free_port()
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    with pytest.raises(Error, match="does not start: try pip install -U gradio uvicorn"):
+        demo.start(model, port, open_browser=True)
+    demo.check(port)  # it is free again
+
+
+def test_a_server_that_ends_by_itself_is_told(monkeypatch):
+    closed = []
+    page = SimpleNamespace(
+        thread=SimpleNamespace(is_alive=lambda: False), close=lambda: closed.append(True)
+    )
+    monkeypatch.setattr(demo, "start", lambda *args, **options: page)
+    with pytest.raises(Error, match="has ended by itself: start it again"):
+        demo.serve(None, 7860)
+    assert closed
 
 
 def get_page(port):

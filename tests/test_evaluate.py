@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mnist_cnn.evaluate import (
     compute_logits,
     confusion_matrix,
     evaluate,
+    exact_convolutions,
     fit_temperature,
     most_confused,
     per_class,
@@ -170,3 +172,22 @@ def test_evaluation_is_without_dropout_and_leaves_the_network_as_it_was() -> Non
     compute_logits(model, images)
     assert not model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_two_threads_do_not_undo_each_others_settings() -> None:
+    """They are the process's: the second thread waits until the first has put them back."""
+    before = torch.backends.cudnn.allow_tf32
+    inside = threading.Event()
+
+    def enter() -> None:
+        with exact_convolutions(torch.device("cuda")):
+            inside.set()
+
+    other = threading.Thread(target=enter)
+    with exact_convolutions(torch.device("cuda")):
+        other.start()
+        assert not inside.wait(0.1)
+        assert not torch.backends.cudnn.allow_tf32
+    other.join(timeout=10)
+    assert inside.is_set()
+    assert torch.backends.cudnn.allow_tf32 == before

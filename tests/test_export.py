@@ -290,6 +290,16 @@ def test_its_probabilities_are_at_the_networks_temperature(
 
 
 @pytest.mark.browser
+def test_it_tells_no_temperature_where_none_was_fitted(
+    open_page: Callable[..., Any], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    trained = dataclasses.replace(checkpoint.load(sample_checkpoint), temperature=1.0)
+    checkpoint.save(tmp_path / "old.pt", trained)
+    shown = open_page(tmp_path / "old.pt").locator("#stage-output + p").inner_text()
+    assert shown.strip().endswith("divided by the sum of all ten.")
+
+
+@pytest.mark.browser
 def test_it_and_predict_agree_on_what_the_mouse_draws(
     open_page: Callable[..., Any],
     cli: Callable[..., Outcome],

@@ -79,19 +79,16 @@ def reliability(n: int) -> Figure:
 
 # Of the same kinds as others, and tried where slow tests are asked for.
 FURTHER = (
-    "features of best", "features of few", "one digit", "clothes", "one filter",
-    "dropout of clothes", "one rate", "one run", "seven runs", "reliability of one bin",
+    "features of best", "features of few", "one digit", "clothes",
+    "dropout of clothes", "one rate", "reliability of one bin",
 )  # fmt: skip
 FIGURES: dict[str, Callable[[], Figure]] = {
     "features": lambda: features(24, (24, 32), DIGITS),
     "features of best": lambda: features(32, (32, 64), CLOTHES),
     "features of few": lambda: features(2, (2, 3), CLOTHES),
     "digits": lambda: visualize.draw_digits([DIGIT] * 30, DIGITS * 3),
-    "one digit": lambda: visualize.draw_digits([DIGIT], ["7"], title="the only one"),
-    "clothes": lambda: visualize.draw_digits([DIGIT] * 10, CLOTHES, columns=5, title="clothes"),
-    "filters": lambda: visualize.draw_filters(noise(24, 5, 5), "conv1.weight"),
-    "one filter": lambda: visualize.draw_filters(noise(1, 3, 3)),
-    "patch": lambda: visualize.draw_patch(np.ones((3, 3)), np.eye(3), 0.5, 3.5),
+    "one digit": lambda: visualize.draw_digits([DIGIT], ["7"]),
+    "clothes": lambda: visualize.draw_digits([DIGIT] * 10, CLOTHES, columns=5),
     "augmentations": lambda: visualize.draw_augmentations(
         DIGIT, {"rotate": pixels(16, 28, 28), "all": pixels(16, 28, 28)}
     ),
@@ -107,11 +104,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         list(np.linspace(2, 0.1, 60)), list(np.linspace(0.004, 0, 60)), [0.5, 0.2, 0.1],
         [0.9, 0.97, 0.98], [0.95, 0.985, 0.99],
     ),
-    "one run": lambda: visualize.draw_runs({"alone": [90, 95]}),
-    "three runs": lambda: visualize.draw_runs(
-        {"rate 0.00001": [20, 30, 40], "rate 0.001": [95, 97, 98], "rate 0.1": [10, 11, 10]}
-    ),
-    "seven runs": lambda: visualize.draw_runs({f"run {i}": [i, 2 * i] for i in range(7)}),
     "weight": lambda: visualize.draw_loss_along_weight(
         [-1, 0, 1], [2.0, 1.0, 4.0], 0.0, 1.0, 1.5, "conv1.weight[7, 0, 2, 2]"
     ),
@@ -257,7 +249,8 @@ def test_bars_and_the_title_tell_the_answer() -> None:
 @pytest.mark.parametrize("bias", [0.124, -0.126, 0.0, 0.3333])
 def test_the_sum_is_shown_with_figures_that_add_up(bias: float) -> None:
     patch, weights = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.5, -0.25], [0.1, 0.371]])
-    figure = visualize.draw_patch(patch, weights, bias, 1.784 + bias)
+    figure = Figure()
+    visualize.add_patch(figure, patch, weights, bias, 1.784 + bias)
     shown = texts(figure).replace("\u2212", "-")
     for number in ("1.00", "-0.25", "0.37", "1.48", "-0.50"):
         assert f"{number}\n" in shown
@@ -286,16 +279,6 @@ def test_dropout_shows_every_pass() -> None:
     bars = [[bar.get_height() for bar in axes.patches] for axes in figure.get_axes()]
     shown = [heights for heights in bars if heights]
     assert np.allclose(shown, [passes[0], *passes])
-
-
-def test_a_run_stands_before_the_others() -> None:
-    runs = {"$small$": [10.0, 20.0], "right": [90.0, 98.0]}
-    figure = visualize.draw_runs(runs)
-    for axes, (title, values) in zip(figure.get_axes(), runs.items()):
-        assert axes.get_title() == title
-        *others, own = axes.lines
-        assert list(own.get_ydata()) == values
-        assert len(others) == 2 and own.get_color() != others[0].get_color()
 
 
 def test_curves_show_the_rate_of_every_step() -> None:

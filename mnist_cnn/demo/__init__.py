@@ -65,20 +65,22 @@ class Page:
 def serve(model: nn.Module, port: int) -> None:
     """Serve the page until Ctrl-C is pressed, and open it where there is a screen.
 
+    Whether it can be served, `check` tells beforehand.
+
     Args:
         model: reads digits: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
         port: of this computer, from 1 to 65535.
 
     Raises:
-        Error: gradio is missing or too old, or the port cannot be used.
+        Error: gradio is too old, the port is in use, or the server has ended by itself.
         KeyboardInterrupt: Ctrl-C.
     """
-    check(port)
     page = start(model, port, open_browser=has_screen())
     print(f"draw at http://{HOST}:{port} (Ctrl-C ends it)", file=sys.stderr)
     try:
-        while True:
+        while page.thread.is_alive():
             time.sleep(1)
+        raise Error("the page's server has ended by itself: start it again")
     finally:
         page.close()
 
@@ -119,8 +121,13 @@ def open_port(port: int) -> socket.socket:
 def start(model: nn.Module, port: int, open_browser: bool) -> Page:
     """Serve the page from other threads; return it, to be closed in the end.
 
+    Args:
+        model: reads digits: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
+        port: of this computer, from 1 to 65535.
+        open_browser: whether to show the page.
+
     Raises:
-        Error: gradio is too old, or the port is in use.
+        Error: gradio is too old, the port is in use, or the server does not start.
     """
     import gradio
     import uvicorn
@@ -153,6 +160,9 @@ def start(model: nn.Module, port: int, open_browser: bool) -> Page:
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.005)
+    if not server.started:
+        opened.close()
+        raise Error("the page's server does not start: try pip install -U gradio uvicorn")
     if open_browser:
         webbrowser.open(f"http://{HOST}:{port}")
     return Page(blocks, server, thread)

@@ -88,6 +88,7 @@ function buildPage() {
     group.style.setProperty("--columns", Math.ceil(filters / Math.ceil(filters / 16))); // full rows
   }
   find("#temperature").textContent = number(network.temperature);
+  find("#cooling").hidden = network.temperature === 1; // none was fitted to it
   find("#stage-hidden small").textContent =
     `${fc1.filters} sums of all ${thousands(fc1.inputs)} pixels above, each times a weight; ReLU`;
   const columns = 64;

@@ -88,11 +88,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Digit:
-    """One digit of several, where it stands in the picture, in pixels, and in which row."""
+    """One digit of several, and where it stands in the picture, in pixels."""
 
     image: Image28
     box: Box
-    row: int
 
 
 def use_one_thread() -> None:
@@ -149,8 +148,8 @@ def find_digits(grey: Grey, read: Read | None = None) -> list[Digit]:
     digits = [one for part in parts for one in cut_apart(part, usual, judge if read else None)]
     boxes = [digit.box for digit in digits]
     return [
-        Digit(follow(DIGIT, digits[i].ink), enlarged(boxes[i], scale, grey.shape), row)
-        for row, members in enumerate(order_rows(boxes))
+        Digit(follow(DIGIT, digits[i].ink), enlarged(boxes[i], scale, grey.shape))
+        for members in order_rows(boxes)
         for i in members
     ]
 

@@ -30,8 +30,8 @@ FINE = 8  # strokes are measured and mended at 8 pixels for each of MNIST's
 # below 2.7. What lies between is left alone, what lies outside is moved to well inside.
 THIN, THICK = 2.0, 4.4
 THICKENED, THINNED = 2.5, 4.2
-# A piece belongs to a digit across a gap of so much of its size, one of so much of its weight to
-# the two of them.
+# A piece belongs to a digit if the gap between them is at most REACH of the digit's size; if it has
+# more than ALIKE of the digit's weight, of the size of both together.
 REACH, ALIKE = 0.2, 0.15
 LOOP = 24  # fine pixels: what strokes enclose, from here on, is a loop and not a gap between them
 

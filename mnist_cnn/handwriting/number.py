@@ -19,6 +19,7 @@ MOST = 300  # pieces of ink in one picture: a page of digits has fewer, noise ha
 # What a cut between two digits costs, what it costs by the share of the height that it cuts
 # through ink, and what a part costs that is broader than a digit, by its width / height.
 CUT, THROUGH, WIDE, BROAD = 0.5, 1.5, 4.0, 1.2
+MOST_CUTS = 10  # places, at most, at which cutting a part is tried
 
 # Some ink -> how surely each of it is a digit: (N,) in [0, 1].
 Judge: TypeAlias = Callable[[Sequence[Ink]], NDArray[np.float32]]
@@ -181,19 +182,19 @@ def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part
     return [spans[span] for span in path] or [part]
 
 
-def possible_cuts(columns: NDArray[np.int64], height: int, most: int = 10) -> list[int]:
+def possible_cuts(columns: NDArray[np.int64], height: int) -> list[int]:
     """Return both ends and the columns, a tenth of the height apart, that hold least ink.
 
     Args:
         columns: how many pixels of each column are ink.
-        most: how many cuts there may be between the ends.
+        height: of a digit, in pixels.
     """
     filled = np.nonzero(columns)[0]
     start, end = int(filled[0]), int(filled[-1]) + 1
     apart = max(1, height // 10)
     inner: list[int] = []
     for x in start + apart + np.argsort(columns[start + apart : end - apart], kind="stable"):
-        if len(inner) < most and all(abs(x - other) >= apart for other in inner):
+        if len(inner) < MOST_CUTS and all(abs(x - other) >= apart for other in inner):
             inner.append(int(x))
     return [start, *sorted(inner), end]
 

@@ -19,7 +19,7 @@ from mnist_cnn.handwriting.arrays import Grey, above_surroundings
 
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")  # EPS would run code
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO 23008-12
-MAX_PIXELS = 80_000_000  # a 6000x8000 photograph and half as much again
+MAX_PIXELS = 80_000_000  # a 6000x8000 photograph and two thirds as much again
 
 # What turns a picture upright, by its EXIF orientation (Exif 2.32, section 4.6.4, tag 274).
 TURNS = {

@@ -68,7 +68,7 @@ def keep_freed_memory() -> None:
     """Ask the C library to keep freed memory for the next step instead of returning it.
 
     glibc gives every large block back to the kernel when it is freed, and the next training step
-    pays for thousands of page faults to get it again. The two numbers are M_MMAP_THRESHOLD and
+    pays for over a thousand page faults to get it again. The two numbers are M_MMAP_THRESHOLD and
     M_TRIM_THRESHOLD (man 3 mallopt). This holds for the whole process, to its end, so it is for
     commands to call. Elsewhere than on Linux, or with another C library, nothing happens.
     """
