@@ -14,7 +14,6 @@ Each is shown at temperature 1 and at the networks' own. The figures are means o
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from handwriting import read_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder
 
@@ -121,8 +121,7 @@ def make_pictures(validation: Split, count: int) -> dict[str, Split]:
 
 def read_folder(folder: Path) -> Split:
     """Return a folder's pictures, prepared."""
-    with open(folder / "labels.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(folder / "labels.csv")
     pictures = (read_picture(folder / row["file"]) for row in rows)
     return prepared(pictures, [int(row["label"]) for row in rows])
 

@@ -3,10 +3,14 @@
 So the digit itself says what must come out of a picture of it.
 """
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 import mnist_cnn
 
@@ -26,6 +30,16 @@ def likeness(a, b):
 
 def enlarged(digit, side=280):
     return cv2.resize(digit, (side, side), interpolation=cv2.INTER_CUBIC)
+
+
+def claiming(width, height):
+    """A PNG of a few bytes that says it is larger than it is."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "png")
+    png = bytearray(buffer.getvalue())
+    png[16:24] = struct.pack(">II", width, height)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    return bytes(png)
 
 
 def on_paper(digit, paper=None, side=240, left=90, top=60, dark=0.25):

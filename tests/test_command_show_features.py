@@ -1,7 +1,5 @@
 """The command show-features: a picture in a file whose name is printed, or a line that says why."""
 
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Tiny
+from pictures import claiming
 from PIL import Image, ImageDraw
 
 from mnist_cnn import checkpoint
@@ -81,10 +80,7 @@ def test_a_picture_of_your_own(
 def test_a_huge_picture_is_refused_in_one_line(
     cli: Callable, sample_checkpoint: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    content = bytearray(draw_one(tmp_path / "huge.png").read_bytes())
-    content[16:24] = struct.pack(">II", 9_500, 9_500)  # of which Pillow would warn
-    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    (tmp_path / "huge.png").write_bytes(content)
+    (tmp_path / "huge.png").write_bytes(claiming(9_500, 9_500))  # of which Pillow would warn
     outcome = cli("show-features", "--ckpt", sample_checkpoint, "--image", "huge.png")
     outcome.assert_refused("huge.png", "million pixels")
     assert list(recwarn) == []

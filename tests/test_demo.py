@@ -9,14 +9,13 @@ import os
 import re
 import signal
 import socket
-import struct
 import sys
 import time
-import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pictures import claiming
 from PIL import Image
 
 from mnist_cnn import Error, checkpoint, data, demo, predict
@@ -441,14 +440,6 @@ def test_serves_until_ctrl_c(sample_checkpoint, start_program, interruptible):
 
 def as_url(png):
     return demo.PREFIX + base64.b64encode(png).decode()
-
-
-def claiming(width, height):
-    """A PNG of a few bytes that says it is larger than it is."""
-    png = bytearray(as_png(Image.new("L", (8, 8))))
-    png[16:24] = struct.pack(">II", width, height)
-    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
-    return bytes(png)
 
 
 def test_the_answer_is_plain_values(model):

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 import warnings
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from pictures import TEN, enlarged, page_of
+from pictures import TEN, claiming, enlarged, page_of
 from PIL import Image
 
 from mnist_cnn import checkpoint, predict
@@ -239,14 +238,11 @@ def test_names_that_cannot_be_printed_are_escaped(
 
 def write_hostile(folder):
     """Files that want to be waited for, or to be large: each name, and what is said about it."""
-    for suffix, place, order in (("png", 16, ">"), ("bmp", 18, "<")):
-        bomb = folder / f"bomb.{suffix}"
-        Image.new("L", (9, 9)).save(bomb)
-        content = bytearray(bomb.read_bytes())
-        content[place : place + 8] = struct.pack(f"{order}II", 30_000, 20_000)
-        if suffix == "png":
-            content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-        bomb.write_bytes(content)
+    (folder / "bomb.png").write_bytes(claiming(30_000, 20_000))
+    Image.new("L", (9, 9)).save(folder / "bomb.bmp")
+    content = bytearray((folder / "bomb.bmp").read_bytes())
+    content[18:26] = struct.pack("<II", 30_000, 20_000)
+    (folder / "bomb.bmp").write_bytes(content)
     Image.new("L", (1, 1), 255).save(folder / "dot.png")
     Image.new("L", (20_000, 1)).save(folder / "wide.png")
     Image.new("L", (1, 20_000)).save(folder / "high.png")

@@ -42,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
     use_one_thread()
     read = predict.predict_numbers if args.number else predict.predict
     files = predict.expand_patterns(args.images)
-    answers, lines, drawn, failed = [], [], [], False
+    answers, drawn, failed = [], [], False
+    lines: list[str] = []
+    # Where a picture is to be drawn, results are printed after it: if it cannot be, there is none.
+    tell = lines.append if args.show_input else print
     for answer in read(model, files, MAX_SHOWN if args.show_input else 0):
         if answer.error:
             failed = True
@@ -51,11 +54,9 @@ def run(args: argparse.Namespace) -> int:
             drawn.append(answer)
         if args.json:
             answers.append(to_json(answer, args.number))
-        elif args.show_input and not answer.error:
-            lines.append(to_text(answer, args.number))
         elif not answer.error:
-            print(to_text(answer, args.number))
-    if drawn:  # before any result is printed: where it cannot be written, there is none
+            tell(to_text(answer, args.number))
+    if drawn:
         write_picture(draw_answers(drawn, args.number), args.show_input)
         say(f"wrote {args.show_input}")
     for line in lines:
