@@ -49,6 +49,9 @@ class Recipe:
     augmentation: how strongly the training images are varied.
     fade: over this last share of the epochs the augmentation weakens in equal steps, to nearly
         nothing, so that training ends on digits as people write them.
+    flags: the share of the ones that get a flag before training starts (enrich.draw_flags).
+    non_digits: how many pictures that show no single digit are added to the training images
+        (enrich.put_side_by_side), as a share of these.
 
     A field that is added later gets a default that does what was done without it, so that
     checkpoints written before it can still be read and resumed.
@@ -67,6 +70,8 @@ class Recipe:
     dropout: tuple[float, float]
     augmentation: Augmentation
     fade: float
+    flags: float = 0.0
+    non_digits: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range (ValueError)."""
@@ -80,6 +85,8 @@ class Recipe:
         require(min(*self.channels, *self.kernels, self.hidden) >= 1, "network")
         require(all(0 <= share <= 1 for share in self.dropout), "dropout")
         require(0 <= self.fade <= 1, "fade")
+        require(0 <= self.flags <= 1, "flags")
+        require(0 <= self.non_digits <= 1, "non_digits")
 
 
 def require(in_range: bool, what: str) -> None:
@@ -109,16 +116,18 @@ STANDARD = Recipe(
     batch_size=128,
     lr=0.004,
     betas=(0.9, 0.999),
-    average=1.0,
+    average=0.3,  # short, to keep up while the augmentation weakens
     label_smoothing=0.0,
     channels=(24, 32),
     kernels=(5, 3),
     hidden=256,
     dropout=(0.1, 0.3),
     augmentation=Augmentation(
-        rotate=0.17, shift=0.04, scale=0.1, shear=0.1, elastic=0.5, stroke=0.4
+        rotate=0.3, shift=0.04, scale=0.18, shear=0.3, elastic=0.9, stroke=0.8
     ),
-    fade=0.0,
+    fade=0.6,  # distortion as strong as this pays only if it weakens before training ends
+    flags=0.1,
+    non_digits=0.05,
 )
 BEST = Recipe(
     name="best",
@@ -126,7 +135,7 @@ BEST = Recipe(
     batch_size=128,
     lr=0.003,
     betas=(0.9, 0.999),
-    average=0.2,  # short, to keep up while the augmentation weakens
+    average=0.2,
     label_smoothing=0.0,
     # Larger filters in the second layer see 16 pixels of the image at once instead of 12.
     channels=(32, 64),
@@ -136,6 +145,8 @@ BEST = Recipe(
     augmentation=Augmentation(
         rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
     ),
-    fade=0.6,  # distortion as strong as this pays only if it weakens before training ends
+    fade=0.6,
+    flags=0.1,
+    non_digits=0.05,
 )
 RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}

@@ -22,7 +22,8 @@ from mnist_cnn import Error
 from mnist_cnn.augment import augment, weaken
 from mnist_cnn.checkpoint import Metrics, Paused, Plan, Run, Trained, save_run
 from mnist_cnn.data import Split, batches, pixel_statistics
-from mnist_cnn.datasets import SOURCES
+from mnist_cnn.datasets import DIGITS, SOURCES
+from mnist_cnn.enrich import to_targets
 from mnist_cnn.evaluate import compute_logits, fit_temperature
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import RECIPES
@@ -51,13 +52,15 @@ def train_epoch(
     order = seed_epoch(run.plan.seed, epoch, ranks.rank, n).to(device)
     strengths = weaken(recipe.augmentation, epoch, recipe.epochs, recipe.fade)
     share = 1 / max(1.0, recipe.average * run.steps_per_epoch)  # of the newest weights
+    classes = len(run.plan.classes)
     loss_function = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     model.train()  # dropout on
     for images, labels in batches(split, order, recipe.batch_size, ranks.rank, ranks.count):
+        targets = to_targets(labels, classes) if recipe.non_digits else labels
         pixels = augment(images, strengths)  # uint8 (N, 28, 28) -> float (N, 1, 28, 28) in [0, 1]
         with fast_precision(device):
             logits = model(pixels)  # (N, 10)
-            loss = loss_function(logits, labels)
+            loss = loss_function(logits, targets)
         run.optimizer.zero_grad()  # backward would add to the gradients of the last step
         loss.backward()  # the gradient of the loss with respect to every weight
         run.optimizer.step()  # every weight moves a little, against its gradient
@@ -105,7 +108,7 @@ def train(
             epoch=epoch,
             lr=progress.lr,
             train_loss=losses.mean().item(),
-            train_accuracy=ranks.sum(progress.correct).item() / (steps * recipe.batch_size),
+            train_accuracy=(ranks.sum(progress.correct) / ranks.sum(progress.digits)).item(),
             val_loss=val_loss,
             val_accuracy=val_accuracy,
             seconds=seconds,
@@ -193,6 +196,8 @@ def plan_run(
     recipe = RECIPES[name]
     recipe = dataclasses.replace(recipe, epochs=SOURCES[dataset].epochs * recipe.epochs)
     recipe = dataclasses.replace(recipe, **overrides)  # type: ignore[arg-type]
+    if SOURCES[dataset].classes != DIGITS:  # what is drawn on digits is no use on others
+        recipe = dataclasses.replace(recipe, flags=0.0, non_digits=0.0)
     if recipe.batch_size > len(train_split.labels):
         raise Error(
             f"--batch-size {recipe.batch_size} is more than the "

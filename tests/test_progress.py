@@ -36,6 +36,14 @@ def test_the_losses_and_the_right_answers_of_all_steps_are_noted() -> None:
     assert progress.step == 2
 
 
+def test_what_shows_no_digit_counts_neither_as_right_nor_as_wrong() -> None:
+    with Progress("", 1, 4, CPU, quiet=True) as progress:
+        labels = LABELS.clone()
+        labels[0] = -1
+        progress.add(torch.tensor(1.0), RIGHT, labels, 0.1)
+    assert (progress.correct.item(), progress.digits.item()) == (3, 3)
+
+
 def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     take_two_steps(quiet=False)
     assert capsys.readouterr() == ("", "")

@@ -22,7 +22,8 @@ class Progress:
 
     Attributes:
         losses: of every step, float (steps,), in nats; 0 where there was none yet.
-        correct: images that were read right so far, int64 ().
+        digits: images so far that show one, int64 ().
+        correct: those of them that were read right, int64 ().
         lr: the learning rate of the last step.
     """
 
@@ -31,6 +32,7 @@ class Progress:
     ) -> None:
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.digits = torch.zeros((), dtype=torch.int64, device=device)
         self.lr = 0.0
         self.step = 0
         self.batch_size = batch_size
@@ -52,15 +54,16 @@ class Progress:
         Args:
             loss: of the batch, ().
             logits: what the network answered, (N, classes).
-            labels: what is true, (N,).
+            labels: what is true, (N,); negative where no class is.
             lr: the learning rate.
         """
         self.losses[self.step] = loss.detach()
+        self.digits += (labels >= 0).sum()
         self.correct += (logits.argmax(1) == labels).sum()
         self.lr = lr
         self.step += 1
         if self.bar.update(self.batch_size) and loss.device.type == "cpu":
-            accuracy = self.correct.item() / (self.step * len(labels))
+            accuracy = self.correct.item() / self.digits.item()
             self.bar.set_postfix(loss=loss.item(), accuracy=accuracy)
 
     def __enter__(self) -> "Progress":

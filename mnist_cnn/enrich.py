@@ -1,0 +1,228 @@
+"""What MNIST's training images lack: ones with a flag, and pictures that show no single digit.
+
+Nearly all of MNIST's ones are bare bars, as its American writers draw them, while much of the world
+puts a flag on top and some a foot below: a network that has seen none calls them sevens. And a
+network that has seen nothing but single digits takes two that touch for one of them, and is sure
+of it. Both are drawn once, before training starts.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from mnist_cnn.data import Split
+from mnist_cnn.datasets import SIZE
+from mnist_cnn.recipes import Recipe
+
+NO_DIGIT = -1  # the label of a picture of which no answer is right
+BOX = 20  # pixels: a digit fits into so large a square in the middle of its image
+FLAG_ANGLE = (20.0, 65.0)  # degrees, between flag and stem
+LEVEL = 70.0  # degrees from the vertical: a flag that is nearer to level could be a seven's bar
+FLAG_LENGTH = (0.15, 0.5)  # of the stem's
+FOOT_LENGTH = (0.3, 0.8)  # of the stem's
+FEET = 0.33  # of the flagged ones have a foot
+BESIDE = (0.4, 1.0)  # of the other digit's width is seen, in half of the pairs; else all
+OVERLAP = (-1.0, 4.0)  # pixels by which two digits overlap; negative: a gap
+
+
+def enrich(split: Split, recipe: Recipe, seed: int) -> Split:
+    """Draw a flag on some of the ones, and add pictures that show no single digit.
+
+    Args:
+        split: training images of digits.
+        recipe: its flags and non_digits say how many.
+        seed: of what is drawn where.
+
+    Returns:
+        at least as many images; the label of the added ones is NO_DIGIT.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    images, labels = split
+    ones = (labels == 1).nonzero()[:, 0]
+    ones = ones[torch.randperm(len(ones), generator=chance)[: round(recipe.flags * len(ones))]]
+    count = round(recipe.non_digits * len(labels))
+    if len(ones):
+        images = images.clone()
+        images[ones] = draw_flags(images[ones], chance)
+    if count:
+        whole, other = torch.randint(len(labels), (2, count), generator=chance)
+        images = torch.cat([images, put_side_by_side(images[whole], images[other], chance)])
+        labels = torch.cat([labels, labels.new_full((count,), NO_DIGIT)])
+    return Split(images, labels)
+
+
+def to_targets(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Turn labels into the probabilities that the network is to answer with.
+
+    Args:
+        labels: int64 (N,).
+        classes: how many there are.
+
+    Returns:
+        float (N, classes): 1 for the right class, or all alike where the label is NO_DIGIT.
+    """
+    sure = F.one_hot(labels.clamp(min=0), classes).float()
+    return torch.where((labels == NO_DIGIT)[:, None], 1 / classes, sure)
+
+
+def between(limits: tuple[float, float], n: int, chance: torch.Generator) -> torch.Tensor:
+    """Draw n numbers between two limits: float (n,)."""
+    low, high = limits
+    return low + (high - low) * torch.rand(n, generator=chance)
+
+
+def pixel_places() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return x and y of every pixel, from the middle of the image, in pixels: (28, 28) each."""
+    place = torch.arange(SIZE) - (SIZE - 1) / 2
+    y, x = torch.meshgrid(place, place, indexing="ij")
+    return x, y
+
+
+# ------------------------------------------------------------------------------ flags
+
+
+def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+    """Draw a flag on every one, on some a foot, with about their own pen; centre them by mass.
+
+    The stem is taken for a straight bar along the main axis of the ink.
+
+    Args:
+        ones: uint8 (N, 28, 28).
+        chance: of length, angle and pen.
+    """
+    n = len(ones)
+    ink = ones.float() / 255
+    x, y = pixel_places()
+    middle_x, middle_y = centre_of_mass(ink)
+    dx, dy = x - middle_x[:, None, None], y - middle_y[:, None, None]
+    mass = ink.sum((1, 2)).clamp(min=1)
+    spread_x, spread_y, both = (
+        (ink * square).sum((1, 2)) / mass for square in (dx * dx, dy * dy, dx * dy)
+    )
+    lean = torch.atan2(2 * both, spread_y - spread_x) / 2  # of the stem, from the vertical
+    down_x, down_y = torch.sin(lean), torch.cos(lean)  # one pixel along the stem
+    along = dx * down_x[:, None, None] + dy * down_y[:, None, None]
+    top = along.masked_fill(ink < 0.5, SIZE).amin((1, 2))
+    bottom = along.masked_fill(ink < 0.5, -SIZE).amax((1, 2))
+    length = (bottom - top).clamp(min=1)
+    pen = mass / length / 2 * between((0.6, 1.0), n, chance)  # half its width
+
+    start_x, start_y = middle_x + down_x * (top + pen), middle_y + down_y * (top + pen)
+    angle = torch.deg2rad(between(FLAG_ANGLE, n, chance))
+    angle = torch.minimum(angle, lean + math.radians(LEVEL))
+    reach = length * between(FLAG_LENGTH, n, chance)
+    left = reach * (down_x * torch.cos(angle) - down_y * torch.sin(angle))
+    down = reach * (down_y * torch.cos(angle) + down_x * torch.sin(angle))
+    flags = draw_lines(start_x, start_y, start_x + left, start_y + down, pen)
+
+    foot_x, foot_y = middle_x + down_x * (bottom - pen), middle_y + down_y * (bottom - pen)
+    half = length * between(FOOT_LENGTH, n, chance) / 2
+    rise = half * between((-0.15, 0.15), n, chance)
+    feet = draw_lines(foot_x - half, foot_y + rise, foot_x + half, foot_y - rise, pen)
+    feet *= (torch.rand(n, generator=chance) < FEET)[:, None, None]
+
+    drawn = torch.maximum(ink, torch.maximum(flags, feet))
+    right, low = centre_of_mass(drawn)
+    maps = torch.stack([x + right[:, None, None], y + low[:, None, None]], -1) * (2 / SIZE)
+    return to_bytes(F.grid_sample(drawn[:, None], maps, align_corners=False))
+
+
+def centre_of_mass(ink: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return x and y of the middle of the ink, from the middle of the image, in pixels: (N,)."""
+    x, y = pixel_places()
+    mass = ink.sum((1, 2)).clamp(min=1)
+    return (ink * x).sum((1, 2)) / mass, (ink * y).sum((1, 2)) / mass
+
+
+def draw_lines(
+    x1: torch.Tensor, y1: torch.Tensor, x2: torch.Tensor, y2: torch.Tensor, pen: torch.Tensor
+) -> torch.Tensor:
+    """Draw a straight line in each of N images.
+
+    Args:
+        x1, y1, x2, y2: its ends, from the middle of the image, in pixels, (N,).
+        pen: half its width, in pixels, (N,).
+
+    Returns:
+        ink, float (N, 28, 28) in [0, 1].
+    """
+    x, y = pixel_places()
+    x1, y1, x2, y2, pen = (value[:, None, None] for value in (x1, y1, x2, y2, pen))
+    across, down = x2 - x1, y2 - y1
+    # The nearest point of the line: this share of the way from one end to the other.
+    share = ((x - x1) * across + (y - y1) * down) / (across**2 + down**2).clamp(min=1e-6)
+    share = share.clamp(0, 1)
+    away = torch.hypot(x - x1 - share * across, y - y1 - share * down)
+    return (pen + 0.5 - away).clamp(0, 1)
+
+
+def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """Float (N, 1, 28, 28) in [0, 1] -> uint8 (N, 28, 28)."""
+    return (255 * pixels[:, 0]).round().byte()
+
+
+# ------------------------------------------------------------------------------ no digits
+
+
+def put_side_by_side(
+    whole: torch.Tensor, other: torch.Tensor, chance: torch.Generator
+) -> torch.Tensor:
+    """Put a digit and the whole or a part of another beside each other, as if they were one.
+
+    They touch, overlap or nearly touch, and are scaled so that both fit where one digit would be.
+
+    Args:
+        whole, other: uint8 (N, 28, 28); either may come first.
+        chance: of order, overlap and how much is seen of the other.
+
+    Returns:
+        uint8 (N, 28, 28).
+    """
+    n = len(whole)
+    x, y = pixel_places()
+
+    def per_image(value: torch.Tensor) -> torch.Tensor:
+        return value[:, None, None]
+
+    left, right = map(per_image, ends(whole))
+    other_left, other_right = map(per_image, ends(other))
+    width, other_width = right - left, other_right - other_left
+    partly = torch.rand(n, generator=chance) < 0.5
+    seen = per_image(torch.where(partly, between(BESIDE, n, chance), torch.ones(n)))
+    overlap = per_image(between(OVERLAP, n, chance))
+    overlap = torch.minimum(overlap, torch.minimum(width, other_width) / 2)
+    total = width + seen * other_width - overlap
+    scale = (BOX / total).clamp(max=1)
+    # How far each pixel is from the outer side of the whole digit, in pixels of the old images.
+    # Where the other digit comes first, that is the right side.
+    comes_first = per_image(torch.rand(n, generator=chance) < 0.5)
+    from_side = total / 2 + torch.where(comes_first, -x, x) / scale
+    into_other = from_side - (width - overlap)
+    columns = torch.where(comes_first, right - from_side, left + from_side)
+    other_columns = torch.where(comes_first, other_right - into_other, other_left + into_other)
+    rows = y / scale
+    lower = per_image(between((-2.0, 2.0), n, chance))
+
+    def look(images: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        maps = torch.stack([columns, rows.expand_as(columns)], -1) * (2 / SIZE)
+        return F.grid_sample(images[:, None].float() / 255, maps, align_corners=False)
+
+    there = (from_side >= -1) & (from_side <= width + 1)
+    other_there = (into_other >= -1) & (into_other <= seen * other_width)
+    pair = torch.maximum(
+        look(whole, columns, rows) * there[:, None],
+        look(other, other_columns, rows + lower) * other_there[:, None],
+    )
+    # Strokes got thinner with the scale; the preparation of pictures brings them to one width.
+    thicker = F.max_pool2d(pair, 3, stride=1, padding=1)
+    amount = ((1 - scale) * 2 * torch.rand(n, 1, 1, generator=chance)).clamp(0, 1)
+    return to_bytes(torch.lerp(pair, thicker, amount[:, None]))
+
+
+def ends(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where the ink of each image begins and ends, from the middle, in pixels: (N,)."""
+    columns = (images > 100).any(1).float()
+    first = columns.argmax(1)
+    behind = SIZE - columns.flip(1).argmax(1)
+    return first - SIZE / 2, behind - SIZE / 2

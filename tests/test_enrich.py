@@ -1,0 +1,150 @@
+"""What is drawn beside MNIST's own images: flags on ones, and pictures of no single digit."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mnist_cnn.data import Split, load_split
+from mnist_cnn.enrich import NO_DIGIT, draw_flags, enrich, put_side_by_side, to_targets
+from mnist_cnn.recipes import STANDARD
+
+SAMPLE = load_split("sample", "test", "")
+
+
+def recipe(flags=0.0, non_digits=0.0):
+    return dataclasses.replace(STANDARD, flags=flags, non_digits=non_digits)
+
+
+def chance(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def bars(n, width=3):
+    """Upright bars, 18 pixels high."""
+    images = torch.zeros(n, 28, 28, dtype=torch.uint8)
+    images[:, 5:23, 13 : 13 + width] = 255
+    return images
+
+
+def test_nothing_is_drawn_that_the_recipe_does_not_ask_for():
+    images, labels = enrich(SAMPLE, recipe(), seed=1)
+    assert torch.equal(images, SAMPLE.images) and torch.equal(labels, SAMPLE.labels)
+
+
+def test_so_many_ones_get_a_flag_and_nothing_else_changes():
+    before = SAMPLE.images.clone()
+    images, labels = enrich(SAMPLE, recipe(flags=0.3), seed=1)
+    assert torch.equal(SAMPLE.images, before)  # a copy is drawn on
+    assert torch.equal(labels, SAMPLE.labels)
+    changed = (images != SAMPLE.images).flatten(1).any(1)
+    assert not changed[labels != 1].any()
+    assert changed.sum() == round(0.3 * int((labels == 1).sum()))
+
+
+def test_added_pictures_are_no_digit():
+    images, labels = enrich(SAMPLE, recipe(non_digits=0.1), seed=1)
+    n = len(SAMPLE.labels)
+    assert len(images) == len(labels) == n + round(0.1 * n)
+    assert torch.equal(images[:n], SAMPLE.images) and torch.equal(labels[:n], SAMPLE.labels)
+    assert (labels[n:] == NO_DIGIT).all() and labels.dtype == torch.int64
+    assert images.dtype == torch.uint8
+
+
+def test_the_seed_decides_what_is_drawn_and_nobody_elses_random_numbers():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    one, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=1)
+    assert torch.equal(torch.rand(2), expected)
+    again, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=1)
+    other, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=2)
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_a_flag_goes_from_the_top_down_to_the_left():
+    flagged = draw_flags(bars(200), chance()).float()
+    # Undo the shift that centred the mass: the stem is what is longest.
+    for image in flagged:
+        stem = int((image > 127).sum(0).argmax())
+        rows = (image > 127).any(1).nonzero()[:, 0]
+        top, height = int(rows[0]), len(rows)
+        beside = image.clone()
+        beside[:, max(0, stem - 2) : stem + 4] = 0
+        beside[top + 2 * height // 3 :] = 0  # the foot
+        assert (beside[:, stem:] < 127).all()  # nothing to the right of the stem
+    left_of_stem = flagged[:, :16].sum((1, 2)) > bars(1)[0, :16].float().sum()
+    assert left_of_stem.all()
+
+
+def test_every_third_flagged_one_has_a_foot():
+    flagged = draw_flags(bars(300), chance()) > 127
+    wide = flagged[:, 18:].any(1).sum(1) > 4  # below, ink is broader than the stem
+    assert 0.25 < wide.float().mean() < 0.42
+
+
+def test_flags_are_centred_by_mass():
+    flagged = draw_flags(bars(50), chance()).float()
+    place = torch.arange(28) - 13.5
+    mass = flagged.sum((1, 2))
+    for middle in ((flagged.sum(1) * place).sum(1) / mass, (flagged.sum(2) * place).sum(1) / mass):
+        assert middle.abs().max() < 0.2
+
+
+def test_a_slanted_one_gets_no_level_flag():
+    """A flag that is nearly level on a slanted stem would make a seven of it."""
+    angle = torch.full((200,), math.radians(35))
+    maps = torch.zeros(200, 2, 3)
+    maps[:, 0, 0] = maps[:, 1, 1] = torch.cos(angle)
+    maps[:, 0, 1], maps[:, 1, 0] = torch.sin(angle), -torch.sin(angle)
+    grid = F.affine_grid(maps, [200, 1, 28, 28], align_corners=False)
+    slanted = F.grid_sample(bars(200)[:, None].float(), grid, align_corners=False)[:, 0].byte()
+    if slanted[0, :10, 18:].sum() < slanted[0, :10, :10].sum():
+        slanted = slanted.flip(2)  # it must lean to the right, as most people's do
+    flagged = draw_flags(slanted, chance()) > 127
+    for image in flagged:
+        highest = int(image.any(1).nonzero()[0, 0])
+        assert image[highest : highest + 3].any(0).sum() <= 9  # a seven's bar would be broader
+
+
+def test_a_pair_fits_where_a_digit_fits():
+    n = 200
+    pairs = put_side_by_side(SAMPLE.images[:n], SAMPLE.images[n : 2 * n], chance())
+    assert pairs.shape == (n, 28, 28)
+    rim = pairs.clone()
+    rim[:, 3:25, 3:25] = 0
+    assert ((rim > 127).flatten(1).any(1)).float().mean() < 0.12
+    width = (pairs > 127).any(1).sum(1).float()
+    assert 15 < width.mean() <= 21
+
+
+def test_a_pair_holds_both_digits():
+    left, right = torch.zeros(2, 50, 28, 28, dtype=torch.uint8)
+    left[:, 4:14, 9:19] = 255  # a block above
+    right[:, 14:24, 9:19] = 255  # a block below
+    pairs = put_side_by_side(left, right, chance()) > 127
+    above, below = pairs[:, :13].any(1), pairs[:, 16:].any(1)
+    assert (above & ~below).any(1).all() and (below & ~above).any(1).all()
+
+
+def test_targets_of_no_digit_are_all_alike():
+    targets = to_targets(torch.tensor([3, NO_DIGIT]), 10)
+    assert targets[0].tolist() == [0.0] * 3 + [1.0] + [0.0] * 6
+    assert targets[1].tolist() == pytest.approx([0.1] * 10)
+    assert targets.dtype == torch.float32
+
+
+def test_a_loss_with_targets_is_that_with_labels():
+    logits = torch.randn(20, 10, generator=chance())
+    labels = torch.arange(20) % 10
+    assert F.cross_entropy(logits, to_targets(labels, 10)).item() == pytest.approx(
+        F.cross_entropy(logits, labels).item(), rel=1e-5
+    )
+
+
+def test_labels_without_ones_and_a_single_image_are_no_trouble():
+    split = Split(SAMPLE.images[SAMPLE.labels == 3][:1], torch.tensor([3]))
+    images, labels = enrich(split, recipe(flags=1.0, non_digits=1.0), seed=0)
+    assert labels.tolist() == [3, NO_DIGIT] and len(images) == 2
