@@ -121,12 +121,17 @@ def test_a_pair_fits_where_a_digit_fits():
 
 
 def test_a_pair_holds_both_digits():
-    left, right = torch.zeros(2, 50, 28, 28, dtype=torch.uint8)
-    left[:, 4:14, 9:19] = 255  # a block above
-    right[:, 14:24, 9:19] = 255  # a block below
-    pairs = put_side_by_side(left, right, chance()) > 127
-    above, below = pairs[:, :13].any(1), pairs[:, 16:].any(1)
-    assert (above & ~below).any(1).all() and (below & ~above).any(1).all()
+    one, other = torch.zeros(2, 50, 28, 28, dtype=torch.uint8)
+    one[:, 4:14, 9:19] = 255  # a block above
+    other[:, 14:24, 9:19] = 255  # a block below
+    pairs = put_side_by_side(one, other, chance()) > 127
+    upper, lower = pairs[:, :12].float(), pairs[:, 17:].float()
+    assert (upper.sum((1, 2)) > 20).all() and (lower.sum((1, 2)) > 10).all()
+    place = torch.arange(28.0)
+    middles = [(half.sum(1) * place).sum(1) / half.sum((1, 2)) for half in (upper, lower)]
+    aside = middles[1] - middles[0]
+    assert (aside.abs() > 3).all()  # beside each other
+    assert 10 < (aside > 0).sum() < 40  # in either order
 
 
 def test_targets_of_no_digit_are_all_alike():

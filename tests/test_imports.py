@@ -22,6 +22,7 @@ LAYERS = [
     {"demo"},
     {"predict", "train", "features"},
     {"evaluate", "handwriting", "visualize", "checkpoint", "export"},
+    {"enrich"},
     {"data"},
     {"augment", "download"},
     {"recipes", "datasets"},

@@ -19,6 +19,7 @@ from mnist_cnn import Error, checkpoint
 from mnist_cnn.augment import augment, weaken
 from mnist_cnn.checkpoint import Metrics, Plan, Run
 from mnist_cnn.data import Split, load_split, to_pixels
+from mnist_cnn.enrich import NO_DIGIT
 from mnist_cnn.evaluate import compute_logits, evaluate, fit_temperature
 from mnist_cnn.model import COLDEST, HOTTEST
 from mnist_cnn.recipes import RECIPES, Augmentation
@@ -165,6 +166,20 @@ def test_the_network_sees_augmented_images_that_weaken_as_the_recipe_says(sample
             batch = split.images[order[20 * step : 20 * step + 20]]
             assert torch.equal(pixels, augment(batch, weaken(strengths, epoch, 4, 0.5)))
             assert not torch.equal(pixels, to_pixels(batch))
+
+
+def test_of_a_picture_of_no_digit_a_tenth_for_each_is_asked(sample: Split) -> None:
+    """The loss of such a picture is the mean of -log p over all ten."""
+    split = Split(sample.images[:20], torch.full((20,), NO_DIGIT))
+    still = {"augmentation": STILL, "dropout": (0.0, 0.0), "label_smoothing": 0.0}
+    plan = make_plan(split, epochs=4, batch_size=20, non_digits=1.0, lr=1e-3, **still)
+    run = start_run(plan, 20, CPU)
+    with torch.no_grad():
+        expected = -run.net(to_pixels(split.images)).log_softmax(1).mean().item()
+    with Progress("", 1, 20, CPU, quiet=True) as progress:
+        train_epoch(run, run.net, split, 1, progress, Ranks())
+    assert progress.losses[0].item() == pytest.approx(expected, rel=1e-4)
+    assert progress.digits.item() == 0
 
 
 def test_dropout_is_on_in_training_whatever_was_before(sample: Split) -> None:
