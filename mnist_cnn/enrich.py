@@ -17,8 +17,8 @@ from mnist_cnn.recipes import Recipe
 
 NO_DIGIT = -1  # the label of a picture of which no answer is right
 BOX = 20  # pixels: a digit fits into so large a square in the middle of its image
-FLAG_ANGLE = (20.0, 55.0)  # degrees, between flag and stem
-LEVEL = 65.0  # degrees from the vertical: a flag that is nearer to level could be a seven's bar
+FLAG_ANGLE = (20.0, 65.0)  # degrees, between flag and stem
+LEVEL = 70.0  # degrees from the vertical: a flag that is nearer to level could be a seven's bar
 FLAG_LENGTH = (0.15, 0.5)  # of the stem's
 FOOT_LENGTH = (0.3, 0.8)  # of the stem's
 FEET = 0.33  # of the flagged ones have a foot

@@ -113,8 +113,8 @@ def test_the_result_is_the_last_line_and_the_rest_goes_to_stderr(
     )
     first, *epochs, last = outcome.err.splitlines()
     assert first == (
-        "training on 200 images of mnist and 10 of no digit: recipe standard, 4 epochs, batches of 50, seed 0, "
-        "device cpu"
+        "training on 200 images of mnist and 10 of no digit: recipe standard, 4 epochs, "
+        "batches of 50, seed 0, device cpu"
     )
     assert epochs == epoch_lines(outcome.err)
     assert len(epochs) == 4

@@ -1,0 +1,189 @@
+"""Made-up pictures of the kinds that are hard to read: how many of each are read right.
+
+    python benchmarks/made_up.py --ckpt s0/best.pt s1/best.pt s2/best.pt
+
+Drawn ones with flags, some with a foot, and sevens to be told from them; printed digits; and
+numbers of validation digits that stand apart, touch or overlap. All of them go through all of the
+preparation. The figures are means over the checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+from handwriting import edit_distance
+from PIL import Image, ImageDraw, ImageFont
+from sure import flagged_one, prepared
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder
+
+from mnist_cnn import Error, checkpoint
+from mnist_cnn.data import Split, load_split, split_validation
+from mnist_cnn.datasets import SOURCES
+from mnist_cnn.evaluate import evaluate
+from mnist_cnn.handwriting import find_digits, use_one_thread
+from mnist_cnn.model import CNN
+from mnist_cnn.predict import make_reader
+
+FONTS = Path(matplotlib.get_data_path(), "fonts/ttf")  # DejaVu's come with matplotlib
+
+Picture = np.ndarray  # uint8 (H, W)
+
+
+# ------------------------------------------------------------------------------ single digits
+
+
+def footed_one(chance: np.random.Generator) -> Picture:
+    """Draw a 1 with a flag and a foot."""
+    picture = flagged_one(chance)
+    rows, columns = np.nonzero(picture)
+    bottom = int(rows.max())
+    middle = columns[rows >= bottom - 3].mean()
+    half, pen = chance.uniform(25, 60), int(chance.integers(8, 22))
+    ends = (int(middle - half), bottom), (int(middle + half), bottom)
+    cv2.line(picture, *ends, 255, pen, cv2.LINE_AA)
+    return picture
+
+
+def seven(chance: np.random.Generator) -> Picture:
+    """Draw a 7, every other one with a bar through its stem."""
+    height, pen = int(chance.integers(140, 230)), int(chance.integers(8, 26))
+    width = height * chance.uniform(0.4, 0.75)
+    right, top = 140 + width / 2, 140 - height / 2
+    foot = right - (chance.uniform(0, 0.45) + 0.1) * height, top + height
+    lines = [
+        ((right - width, top + chance.uniform(-0.08, 0.12) * height), (right, top)),
+        ((right, top), foot),
+    ]
+    if chance.random() < 0.5:
+        x, y = (right + foot[0]) / 2, (top + foot[1]) / 2
+        half = width * chance.uniform(0.25, 0.4)
+        lines.append(((x - half, y), (x + half, y - chance.uniform(-0.05, 0.1) * height)))
+    picture = np.zeros((300, 300), np.uint8)
+    for start, end in lines:
+        ends = [(int(x), int(y)) for x, y in (start, end)]
+        cv2.line(picture, *ends, 255, pen, cv2.LINE_AA)
+    return picture
+
+
+def printed_digits(chance: np.random.Generator) -> Split:
+    """Print every digit three times in each of DejaVu's fonts, turned by up to 10 degrees."""
+    pictures, labels = [], []
+    for file in sorted(FONTS.glob("DejaVu*.ttf")):
+        if "Display" in file.name:  # has no digits
+            continue
+        font = ImageFont.truetype(str(file), 180)
+        for digit in [*range(10)] * 3:
+            sheet = Image.new("L", (260, 260), 255)
+            ImageDraw.Draw(sheet).text((60, 20), str(digit), font=font, fill=0)
+            pictures.append(np.array(sheet.rotate(chance.uniform(-10, 10), fillcolor=255)))
+            labels.append(digit)
+    return prepared(pictures, labels)
+
+
+# ------------------------------------------------------------------------------ numbers
+
+
+def number(digits: Split, kind: str, chance: np.random.Generator) -> tuple[Picture, str]:
+    """Write two to four digits beside each other, dark on light.
+
+    Args:
+        digits: to choose from.
+        kind: "apart"; "touching": each is pushed to the left until its ink meets that of the one
+            before; "overlapping": further, by up to a tenth of a digit's side.
+    """
+    count, side = int(chance.integers(2, 5)), int(chance.integers(80, 160))
+    page, text = np.zeros((2 * side, side * (count + 2)), np.uint8), ""
+    for i in range(count):
+        one = int(chance.integers(len(digits.labels)))
+        text += str(digits.labels[one].item())
+        ink = cv2.resize(digits.images[one].numpy(), (side, side), interpolation=cv2.INTER_CUBIC)
+        columns = np.nonzero((ink > 100).any(0))[0]
+        ink = ink[:, columns[0] : columns[-1] + 1]
+        top = side // 2 + int(chance.integers(-side // 12, side // 12 + 1))
+        row, width = page[top : top + side], ink.shape[1]
+        left = side // 2
+        if i:
+            left = page.shape[1] - width - 1
+            while left > 1 and not (np.minimum(row[:, left : left + width], ink) > 100).any():
+                left -= 1
+            gaps = {"apart": (0.05, 0.3), "touching": (0, 0), "overlapping": (-0.1, -0.02)}
+            left = max(1, left + int(side * chance.uniform(*gaps[kind])))
+        window = row[:, left : left + width]
+        np.maximum(window, ink, out=window)
+    columns = np.nonzero((page > 100).any(0))[0]
+    page = page[:, max(0, columns[0] - 30) : columns[-1] + 30]
+    return 255 - (page * chance.uniform(0.6, 1)).astype(np.uint8), text
+
+
+def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[float, float]:
+    """Return the share of numbers that are read right, and that of digits by edit distance."""
+    chance, read = np.random.default_rng(7), make_reader(model, calibrated=False)
+    right = wrong = length = 0
+    for _ in range(count):
+        picture, text = number(digits, kind, chance)
+        try:
+            found = find_digits(picture, read)
+            answer = "".join(map(str, read(np.stack([one.image for one in found])).argmax(1)))
+        except Error:  # no ink was found
+            answer = ""
+        right += answer == text
+        wrong += edit_distance(answer, text)
+        length += len(text)
+    return right / count, 1 - wrong / length
+
+
+# ------------------------------------------------------------------------------ figures
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt", nargs="+", default=["checkpoints/best.pt"])
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--count", type=int, default=300, help="pictures of each drawn kind")
+    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    use_one_thread()
+    try:
+        models = [checkpoint.load(path).build_model() for path in args.ckpt]
+        both = load_split("mnist", "train", args.data_dir)
+    except (Error, OSError) as error:
+        parser.error(str(error))
+    validation = split_validation(both, SOURCES["mnist"].validation)[1]
+    drawn: dict[str, tuple[Callable, int]] = {
+        "ones with a flag": (flagged_one, 1),
+        "ones with flag and foot": (footed_one, 1),
+        "sevens": (seven, 7),
+    }
+    kinds = {}
+    for name, (draw, label) in drawn.items():
+        chance = np.random.default_rng(0)
+        kinds[name] = prepared((draw(chance) for _ in range(args.count)), [label] * args.count)
+    kinds["printed digits"] = printed_digits(np.random.default_rng(0))
+    results: dict[str, list] = {}
+    for name, split in kinds.items():
+        results[name] = [evaluate(model, split).accuracy for model in models]
+    for kind in ("apart", "touching", "overlapping"):
+        pairs = [read_numbers(model, validation, kind, args.count) for model in models]
+        results[f"numbers, {kind}"], results[f"their digits, {kind}"] = map(list, zip(*pairs))
+    for name, shares in results.items():
+        each = ", ".join(f"{100 * share:.1f}" for share in shares)
+        print(f"{name:28} {100 * np.mean(shares):5.1f} %  ({each})")
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
