@@ -17,9 +17,10 @@ from mnist_cnn.recipes import Recipe
 
 NO_DIGIT = -1  # the label of a picture of which no answer is right
 BOX = 20  # pixels: a digit fits into so large a square in the middle of its image
-FLAG_ANGLE = (20.0, 65.0)  # degrees, between flag and stem
-LEVEL = 70.0  # degrees from the vertical: a flag that is nearer to level could be a seven's bar
-FLAG_LENGTH = (0.15, 0.5)  # of the stem's
+FLAG_ANGLE = (25.0, 70.0)  # degrees from the vertical: nearer to level it could be a seven's bar
+SHARPEST = 20.0  # degrees between flag and stem
+FLAG_LENGTH = (0.15, 0.6)  # of the stem's
+FLAG_START = (0.0, 0.08)  # of the stem's length, below its top
 FOOT_LENGTH = (0.3, 0.8)  # of the stem's
 FEET = 0.33  # of the flagged ones have a foot
 BESIDE = (0.4, 1.0)  # of the other digit's width is seen, in half of the pairs; else all
@@ -108,9 +109,10 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     length = (bottom - top).clamp(min=1)
     pen = mass / length / 2 * between((0.6, 1.0), n, chance)  # half its width
 
-    start_x, start_y = middle_x + down_x * (top + pen), middle_y + down_y * (top + pen)
+    start = top + pen + length * between(FLAG_START, n, chance)
+    start_x, start_y = middle_x + down_x * start, middle_y + down_y * start
     angle = torch.deg2rad(between(FLAG_ANGLE, n, chance))
-    angle = torch.minimum(angle, lean + math.radians(LEVEL))
+    angle = (angle + lean).clamp(min=math.radians(SHARPEST))  # from the stem
     reach = length * between(FLAG_LENGTH, n, chance)
     left = reach * (down_x * torch.cos(angle) - down_y * torch.sin(angle))
     down = reach * (down_y * torch.cos(angle) + down_x * torch.sin(angle))

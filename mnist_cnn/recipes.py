@@ -126,7 +126,7 @@ STANDARD = Recipe(
         rotate=0.3, shift=0.04, scale=0.18, shear=0.3, elastic=0.9, stroke=0.8
     ),
     fade=0.6,  # distortion as strong as this pays only if it weakens before training ends
-    flags=0.1,
+    flags=0.15,
     non_digits=0.05,
 )
 BEST = Recipe(
@@ -146,7 +146,7 @@ BEST = Recipe(
         rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
     ),
     fade=0.6,
-    flags=0.1,
+    flags=0.15,
     non_digits=0.05,
 )
 RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}
