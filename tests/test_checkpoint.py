@@ -23,6 +23,9 @@ from mnist_cnn.datasets import DIGITS
 from mnist_cnn.model import CNN, COLDEST, HOTTEST
 from mnist_cnn.recipes import RECIPES
 
+# Of sample_checkpoint's run: 8 epochs, 3600 images and 180 of no digit, batches of 128.
+STEPS = 8 * (3780 // 128)
+
 
 @pytest.fixture
 def best(sample_checkpoint: Path) -> dict[str, Any]:
@@ -88,12 +91,12 @@ def test_last_holds_all_that_is_needed_to_go_on(last: dict[str, Any]) -> None:
     assert [row["epoch"] for row in state["history"]] == list(range(1, 9))
     assert state["history"][-1] == last["metrics"]
     assert state["best"]["metrics"] == max(state["history"], key=lambda row: row["val_accuracy"])
-    assert state["losses"].shape == (8 * (3600 // 128),)
+    assert state["losses"].shape == (STEPS,)
     assert (state["losses"] > 0).all()
-    assert state["schedule"] == {"last_epoch": 224, "total_steps": 224}
+    assert state["schedule"] == {"last_epoch": STEPS, "total_steps": STEPS}
     moments = state["optimizer"]["state"]
     assert len(moments) == len(list(CNN().parameters()))
-    assert {one["step"].item() for one in moments.values()} == {224}
+    assert {one["step"].item() for one in moments.values()} == {STEPS}
 
 
 def test_best_lies_in_last_as_well(best: dict[str, Any], last: dict[str, Any]) -> None:
@@ -166,7 +169,7 @@ def test_a_run_laid_aside_comes_with_all_that_it_did(
     assert same(paused.best, checkpoint.load(sample_checkpoint))
     assert paused.plan == paused.best.plan
     assert [asdict(metrics) for metrics in paused.history] == last["resume"]["history"]
-    assert paused.step == len(paused.losses) == 224
+    assert paused.step == len(paused.losses) == STEPS
     assert same(paused.net, last["resume"]["model"])
     assert not same(paused.net, paused.latest.weights)  # which are an average
     assert same(paused.optimizer, last["resume"]["optimizer"]["state"])
@@ -195,7 +198,13 @@ def test_what_was_saved_is_loaded_again(
 def make_run(folder: Path, recipe: str) -> Paused:
     """Writes best.pt and last.pt of a run that was never trained, and returns what last.pt has."""
     plan = Plan(
-        replace(RECIPES[recipe], epochs=2), {"epochs": 2}, "sample", 3, 0.13, 0.31, {"torch": "2.6"}
+        replace(RECIPES[recipe], epochs=2, flags=0.0, non_digits=0.0),
+        {"epochs": 2},
+        "sample",
+        3,
+        0.13,
+        0.31,
+        {"torch": "2.6"},
     )
     net = CNN(**plan.model_args)
     first, second = (Metrics(epoch, 0.001, 2.3, 0.1, 2.3, 0.1, 1.5, 2400.0) for epoch in (1, 2))

@@ -240,7 +240,13 @@ def wrong_values(best: dict[str, Any], last: dict[str, Any]) -> dict[str, bytes]
     in_best = {
         **{f"model {name}": None for name in best["model"]},
         **dict.fromkeys(key for key in best if key != "temperature"),  # 1.0 wrote none
-        **{f"recipe {key}": None for key in best["recipe"]},
+        **{
+            f"recipe {key}": None
+            for key in best["recipe"]
+            if key not in ("flags", "non_digits")  # 1.0 knew none
+        },
+        "recipe flags": 1.5,
+        "recipe non_digits": -0.5,
         **{f"metrics {key}": None for key in best["metrics"]},
         "model fc1.bias": torch.zeros(255),
         "model fc1.weight": lambda old: old.t(),

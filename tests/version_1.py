@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from mnist_cnn import checkpoint
-from mnist_cnn.datasets import SOURCES
 from mnist_cnn.train import resume_run
 
 
@@ -14,14 +13,15 @@ def write_as_version_1(source: Path, target: Path) -> None:
     """Write what a file of today holds as version 1.0 would have written it.
 
     Where today's `resume` has only what does not follow from the plan, it had the whole of what
-    the optimizer and the schedule give; a recipe without augmentation had an empty one; and no
-    temperature was fitted.
+    the optimizer and the schedule give; a recipe without augmentation had an empty one and drew
+    nothing beside its images; and no temperature was fitted.
     """
     values = torch.load(source, weights_only=True)
     if "resume" in values:
         paused = checkpoint.load_run(source)
-        counts = SOURCES[paused.plan.dataset]
-        run = resume_run(paused, counts.counts["train"] - counts.validation, torch.device("cpu"))
+        recipe = paused.plan.recipe
+        images = len(paused.losses) // recipe.epochs * recipe.batch_size
+        run = resume_run(paused, images, torch.device("cpu"))
         state = values["resume"]
         state["optimizer"] = run.optimizer.state_dict()
         state["schedule"] = run.schedule.state_dict()
@@ -35,6 +35,7 @@ def write_as_version_1(source: Path, target: Path) -> None:
 def rename(values: dict[str, Any]) -> None:
     """Give a trained network the recipe and the versions of 1.0, and no temperature."""
     del values["temperature"]
+    del values["recipe"]["flags"], values["recipe"]["non_digits"]
     augmentation = values["recipe"]["augmentation"]
     if not any(augmentation.values()):
         augmentation.clear()
