@@ -3,11 +3,12 @@
 Nearly all of MNIST's ones are bare bars, as its American writers draw them, while much of the world
 puts a flag on top and some a foot below: a network that has seen none calls them sevens. And a
 network that has seen nothing but single digits takes two that touch for one of them, and is sure
-of it. Both are drawn once, before training starts.
+of it. Both are drawn anew in every epoch.
 """
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +16,7 @@ from mnist_cnn.data import Split
 from mnist_cnn.datasets import SIZE
 from mnist_cnn.recipes import Recipe
 
+STREAM = 1_000_000  # tells these random numbers from the others of an epoch (train.seed_epoch)
 NO_DIGIT = -1  # the label of a picture of which no answer is right
 BOX = 20  # pixels: a digit fits into so large a square in the middle of its image
 FLAG_ANGLE = (25.0, 70.0)  # degrees from the vertical: nearer to level it could be a seven's bar
@@ -27,30 +29,39 @@ BESIDE = (0.4, 1.0)  # of the other digit's width is seen, in half of the pairs;
 OVERLAP = (-1.0, 4.0)  # pixels by which two digits overlap; negative: a gap
 
 
-def enrich(split: Split, recipe: Recipe, seed: int) -> Split:
+def enrich(split: Split, recipe: Recipe, seed: int, epoch: int) -> Split:
     """Draw a flag on some of the ones, and add pictures that show no single digit.
 
     Args:
         split: training images of digits.
         recipe: its flags and non_digits say how many.
-        seed: of what is drawn where.
+        seed: of the run.
+        epoch: 1, 2, ...; what is drawn follows from the two.
 
     Returns:
-        at least as many images; the label of the added ones is NO_DIGIT.
+        count_enriched images; the label of those that were added is NO_DIGIT.
     """
-    chance = torch.Generator().manual_seed(seed)
     images, labels = split
-    ones = (labels == 1).nonzero()[:, 0]
-    ones = ones[torch.randperm(len(ones), generator=chance)[: round(recipe.flags * len(ones))]]
-    count = round(recipe.non_digits * len(labels))
-    if len(ones):
+    device, n = images.device, len(labels)
+    derived = np.random.SeedSequence((seed, epoch, STREAM)).generate_state(1)
+    chance = torch.Generator().manual_seed(int(derived[0]))
+    if recipe.flags:
+        ones = (labels == 1).nonzero()[:, 0]
+        order = torch.randperm(len(ones), generator=chance)
+        ones = ones[order[: round(recipe.flags * len(ones))].to(device)]
         images = images.clone()
-        images[ones] = draw_flags(images[ones], chance)
-    if count:
-        whole, other = torch.randint(len(labels), (2, count), generator=chance)
-        images = torch.cat([images, put_side_by_side(images[whole], images[other], chance)])
-        labels = torch.cat([labels, labels.new_full((count,), NO_DIGIT)])
+        images[ones] = draw_flags(images[ones].cpu(), chance).to(device)
+    if added := count_enriched(n, recipe) - n:
+        whole, other = torch.randint(n, (2, added), generator=chance).to(device)
+        pairs = put_side_by_side(images[whole].cpu(), images[other].cpu(), chance)
+        images = torch.cat([images, pairs.to(device)])
+        labels = torch.cat([labels, labels.new_full((added,), NO_DIGIT)])
     return Split(images, labels)
+
+
+def count_enriched(images: int, recipe: Recipe) -> int:
+    """Return how many images an epoch has, of so many that show a digit."""
+    return images + round(recipe.non_digits * images)
 
 
 def to_targets(labels: torch.Tensor, classes: int) -> torch.Tensor:

@@ -20,7 +20,8 @@ def write_as_version_1(source: Path, target: Path) -> None:
     if "resume" in values:
         paused = checkpoint.load_run(source)
         recipe = paused.plan.recipe
-        images = len(paused.losses) // recipe.epochs * recipe.batch_size
+        shown = len(paused.losses) // recipe.epochs * recipe.batch_size
+        images = round(shown / (1 + recipe.non_digits))
         run = resume_run(paused, images, torch.device("cpu"))
         state = values["resume"]
         state["optimizer"] = run.optimizer.state_dict()
