@@ -3,12 +3,11 @@
 Nearly all of MNIST's ones are bare bars, as its American writers draw them, while much of the world
 puts a flag on top and some a foot below: a network that has seen none calls them sevens. And a
 network that has seen nothing but single digits takes two that touch for one of them, and is sure
-of it. Both are drawn anew in every epoch.
+of it. Both are drawn once, before training starts.
 """
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -16,10 +15,8 @@ from mnist_cnn.data import Split
 from mnist_cnn.datasets import SIZE
 from mnist_cnn.recipes import Recipe
 
-STREAM = 1_000_000  # tells these random numbers from the others of an epoch (train.seed_epoch)
 NO_DIGIT = -1  # the label of a picture of which no answer is right
 BOX = 20  # pixels: a digit fits into so large a square in the middle of its image
-LEAN = (-10.0, 25.0)  # degrees to the right: how far the stem of a flagged one leans
 FLAG_ANGLE = (25.0, 70.0)  # degrees from the vertical: nearer to level it could be a seven's bar
 SHARPEST = 20.0  # degrees between flag and stem
 FLAG_LENGTH = (0.15, 0.6)  # of the stem's
@@ -30,39 +27,30 @@ BESIDE = (0.4, 1.0)  # of the other digit's width is seen, in half of the pairs;
 OVERLAP = (-1.0, 4.0)  # pixels by which two digits overlap; negative: a gap
 
 
-def enrich(split: Split, recipe: Recipe, seed: int, epoch: int) -> Split:
+def enrich(split: Split, recipe: Recipe, seed: int) -> Split:
     """Draw a flag on some of the ones, and add pictures that show no single digit.
 
     Args:
         split: training images of digits.
         recipe: its flags and non_digits say how many.
-        seed: of the run.
-        epoch: 1, 2, ...; what is drawn follows from the two.
+        seed: of what is drawn where.
 
     Returns:
-        count_enriched images; the label of those that were added is NO_DIGIT.
+        at least as many images; the label of the added ones is NO_DIGIT.
     """
+    chance = torch.Generator().manual_seed(seed)
     images, labels = split
-    device, n = images.device, len(labels)
-    derived = np.random.SeedSequence((seed, epoch, STREAM)).generate_state(1)
-    chance = torch.Generator().manual_seed(int(derived[0]))
-    if recipe.flags:
-        ones = (labels == 1).nonzero()[:, 0]
-        order = torch.randperm(len(ones), generator=chance)
-        ones = ones[order[: round(recipe.flags * len(ones))].to(device)]
+    ones = (labels == 1).nonzero()[:, 0]
+    ones = ones[torch.randperm(len(ones), generator=chance)[: round(recipe.flags * len(ones))]]
+    count = round(recipe.non_digits * len(labels))
+    if len(ones):
         images = images.clone()
-        images[ones] = draw_flags(images[ones].cpu(), chance).to(device)
-    if added := count_enriched(n, recipe) - n:
-        whole, other = torch.randint(n, (2, added), generator=chance).to(device)
-        pairs = put_side_by_side(images[whole].cpu(), images[other].cpu(), chance)
-        images = torch.cat([images, pairs.to(device)])
-        labels = torch.cat([labels, labels.new_full((added,), NO_DIGIT)])
+        images[ones] = draw_flags(images[ones], chance)
+    if count:
+        whole, other = torch.randint(len(labels), (2, count), generator=chance)
+        images = torch.cat([images, put_side_by_side(images[whole], images[other], chance)])
+        labels = torch.cat([labels, labels.new_full((count,), NO_DIGIT)])
     return Split(images, labels)
-
-
-def count_enriched(images: int, recipe: Recipe) -> int:
-    """Return how many images an epoch has, of so many that show a digit."""
-    return images + round(recipe.non_digits * images)
 
 
 def to_targets(labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -98,8 +86,7 @@ def pixel_places() -> tuple[torch.Tensor, torch.Tensor]:
 def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     """Draw a flag on every one, on some a foot, with about their own pen; centre them by mass.
 
-    The stem is taken for a straight bar along the main axis of the ink. Most of MNIST's lean to the
-    right, more than the stems of those who write flags: a shear makes them upright.
+    The stem is taken for a straight bar along the main axis of the ink.
 
     Args:
         ones: uint8 (N, 28, 28).
@@ -122,17 +109,14 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     length = (bottom - top).clamp(min=1)
     pen = mass / length / 2 * between((0.6, 1.0), n, chance)  # half its width
 
-    # In the end all is sheared so that the stem leans as it should: x becomes x - shear * y.
-    upright = torch.deg2rad(between(LEAN, n, chance))
-    shear = down_x / down_y + torch.tan(upright)
     start = top + pen + length * between(FLAG_START, n, chance)
     start_x, start_y = middle_x + down_x * start, middle_y + down_y * start
     angle = torch.deg2rad(between(FLAG_ANGLE, n, chance))
-    angle = torch.maximum(angle, upright + math.radians(SHARPEST))
+    angle = (angle + lean).clamp(min=math.radians(SHARPEST))  # from the stem
     reach = length * between(FLAG_LENGTH, n, chance)
-    down = reach * torch.cos(angle)
-    right = shear * down - reach * torch.sin(angle)
-    flags = draw_lines(start_x, start_y, start_x + right, start_y + down, pen)
+    left = reach * (down_x * torch.cos(angle) - down_y * torch.sin(angle))
+    down = reach * (down_y * torch.cos(angle) + down_x * torch.sin(angle))
+    flags = draw_lines(start_x, start_y, start_x + left, start_y + down, pen)
 
     foot_x, foot_y = middle_x + down_x * (bottom - pen), middle_y + down_y * (bottom - pen)
     half = length * between(FOOT_LENGTH, n, chance) / 2
@@ -142,8 +126,7 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
 
     drawn = torch.maximum(ink, torch.maximum(flags, feet))
     right, low = centre_of_mass(drawn)
-    columns = x + right[:, None, None] + shear[:, None, None] * y
-    maps = torch.stack([columns, y + low[:, None, None]], -1) * (2 / SIZE)
+    maps = torch.stack([x + right[:, None, None], y + low[:, None, None]], -1) * (2 / SIZE)
     return to_bytes(F.grid_sample(drawn[:, None], maps, align_corners=False))
 
 

@@ -49,9 +49,9 @@ class Recipe:
     augmentation: how strongly the training images are varied.
     fade: over this last share of the epochs the augmentation weakens in equal steps, to nearly
         nothing, so that training ends on digits as people write them.
-    flags: the share of the ones that get a flag in an epoch (enrich.draw_flags).
-    non_digits: how many pictures that show no single digit an epoch has beside its images, as a
-        share of these (enrich.put_side_by_side).
+    flags: the share of the ones that get a flag before training starts (enrich.draw_flags).
+    non_digits: how many pictures that show no single digit are added to the training images
+        (enrich.put_side_by_side), as a share of these.
 
     A field that is added later gets a default that does what was done without it, so that
     checkpoints written before it can still be read and resumed.

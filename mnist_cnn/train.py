@@ -23,10 +23,10 @@ from mnist_cnn.augment import augment, weaken
 from mnist_cnn.checkpoint import Metrics, Paused, Plan, Run, Trained, save_run
 from mnist_cnn.data import Split, batches, pixel_statistics
 from mnist_cnn.datasets import DIGITS, SOURCES
-from mnist_cnn.enrich import count_enriched, enrich, to_targets
+from mnist_cnn.enrich import to_targets
 from mnist_cnn.evaluate import compute_logits, fit_temperature
 from mnist_cnn.model import CNN
-from mnist_cnn.recipes import RECIPES, Recipe
+from mnist_cnn.recipes import RECIPES
 from mnist_cnn.system.device import fast_precision
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.progress import Progress
@@ -48,9 +48,8 @@ def train_epoch(
         progress: notes what each step gave.
         ranks: which of several processes this is; each takes an equal slice of every batch.
     """
-    recipe, seed, device = run.plan.recipe, run.plan.seed, split.images.device
-    split = enrich(split, recipe, seed, epoch)
-    order = seed_epoch(seed, epoch, ranks.rank, len(split.labels)).to(device)
+    recipe, n, device = run.plan.recipe, len(split.labels), split.images.device
+    order = seed_epoch(run.plan.seed, epoch, ranks.rank, n).to(device)
     strengths = weaken(recipe.augmentation, epoch, recipe.epochs, recipe.fade)
     share = 1 / max(1.0, recipe.average * run.steps_per_epoch)  # of the newest weights
     classes = len(run.plan.classes)
@@ -218,7 +217,7 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
         device: where the network is to learn.
     """
     recipe = plan.recipe
-    steps = count_steps(recipe, images)
+    steps = recipe.epochs * (images // recipe.batch_size)
     torch.manual_seed(plan.seed)  # of the first weights
     # channels_last keeps the channels of a pixel side by side in memory, which makes
     # convolutions on a CPU faster.
@@ -234,11 +233,6 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
         schedule = OneCycleLR(optimizer, recipe.lr, steps, cycle_momentum=False)
     losses = torch.zeros(steps, device=device)
     return Run(plan, net, copy.deepcopy(net), optimizer, schedule, losses)
-
-
-def count_steps(recipe: Recipe, images: int) -> int:
-    """Return how many steps a run has in all, with so many images in the training split."""
-    return recipe.epochs * (count_enriched(images, recipe) // recipe.batch_size)
 
 
 def learning_rates(plan: Plan, images: int) -> list[float]:
@@ -263,7 +257,7 @@ def check_steps(paused: Paused, images: int) -> None:
         Error: it has another number of steps.
     """
     recipe = paused.plan.recipe
-    if len(paused.losses) != count_steps(recipe, images):
+    if len(paused.losses) != recipe.epochs * (images // recipe.batch_size):
         raise Error(
             "the run to resume is damaged (its steps are not those of its data): start it anew"
         )

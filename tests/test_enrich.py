@@ -30,13 +30,13 @@ def bars(n, width=3):
 
 
 def test_nothing_is_drawn_that_the_recipe_does_not_ask_for():
-    images, labels = enrich(SAMPLE, recipe(), seed=1, epoch=1)
+    images, labels = enrich(SAMPLE, recipe(), seed=1)
     assert torch.equal(images, SAMPLE.images) and torch.equal(labels, SAMPLE.labels)
 
 
 def test_so_many_ones_get_a_flag_and_nothing_else_changes():
     before = SAMPLE.images.clone()
-    images, labels = enrich(SAMPLE, recipe(flags=0.3), seed=1, epoch=1)
+    images, labels = enrich(SAMPLE, recipe(flags=0.3), seed=1)
     assert torch.equal(SAMPLE.images, before)  # a copy is drawn on
     assert torch.equal(labels, SAMPLE.labels)
     changed = (images != SAMPLE.images).flatten(1).any(1)
@@ -45,7 +45,7 @@ def test_so_many_ones_get_a_flag_and_nothing_else_changes():
 
 
 def test_added_pictures_are_no_digit():
-    images, labels = enrich(SAMPLE, recipe(non_digits=0.1), seed=1, epoch=1)
+    images, labels = enrich(SAMPLE, recipe(non_digits=0.1), seed=1)
     n = len(SAMPLE.labels)
     assert len(images) == len(labels) == n + round(0.1 * n)
     assert torch.equal(images[:n], SAMPLE.images) and torch.equal(labels[:n], SAMPLE.labels)
@@ -57,13 +57,11 @@ def test_the_seed_decides_what_is_drawn_and_nobody_elses_random_numbers():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    one, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=1, epoch=1)
+    one, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=1)
     assert torch.equal(torch.rand(2), expected)
-    again, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=1, epoch=1)
-    other, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=2, epoch=1)
+    again, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=1)
+    other, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=2)
     assert torch.equal(one, again) and not torch.equal(one, other)
-    later, _ = enrich(SAMPLE, recipe(flags=0.3, non_digits=0.1), seed=1, epoch=2)
-    assert not torch.equal(one, later)
 
 
 def test_a_flag_goes_from_the_top_down_to_the_left():
@@ -153,5 +151,5 @@ def test_a_loss_with_targets_is_that_with_labels():
 
 def test_labels_without_ones_and_a_single_image_are_no_trouble():
     split = Split(SAMPLE.images[SAMPLE.labels == 3][:1], torch.tensor([3]))
-    images, labels = enrich(split, recipe(flags=1.0, non_digits=1.0), seed=0, epoch=1)
+    images, labels = enrich(split, recipe(flags=1.0, non_digits=1.0), seed=0)
     assert labels.tolist() == [3, NO_DIGIT] and len(images) == 2

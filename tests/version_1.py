@@ -20,8 +20,7 @@ def write_as_version_1(source: Path, target: Path) -> None:
     if "resume" in values:
         paused = checkpoint.load_run(source)
         recipe = paused.plan.recipe
-        shown = len(paused.losses) // recipe.epochs * recipe.batch_size
-        images = round(shown / (1 + recipe.non_digits))
+        images = len(paused.losses) // recipe.epochs * recipe.batch_size
         run = resume_run(paused, images, torch.device("cpu"))
         state = values["resume"]
         state["optimizer"] = run.optimizer.state_dict()

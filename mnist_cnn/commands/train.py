@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         job = ranks.on_first(lambda: prepare(args, ranks.count, locks))
         images = len(job.train.labels)
         if ranks.first and not args.quiet:
-            say(describe_run(job.plan, device, ranks.count, images))
+            say(describe_run(job.plan, device, ranks.count, job.train))
         try:
             if job.paused is None:
                 state = start_run(job.plan, images, device)
@@ -117,6 +117,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
     from mnist_cnn import checkpoint
     from mnist_cnn.data import split_validation
     from mnist_cnn.download import choose_dataset
+    from mnist_cnn.enrich import enrich
     from mnist_cnn.system.files import TRIAL, check_folder, lock_folder, remove_leavings
     from mnist_cnn.train import check_steps, plan_run
 
@@ -143,6 +144,8 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
         plan = plan_run(args.recipe or "standard", overrides, args.seed or 0, dataset, train_split)
     else:
         plan = paused.plan
+    train_split = enrich(train_split, plan.recipe, plan.seed)
+    if paused is not None:
         check_steps(paused, len(train_split.labels))
     batch_size = plan.recipe.batch_size
     if batch_size % processes:
@@ -203,17 +206,16 @@ def trained_on(path: Path) -> str:
         return ""
 
 
-def describe_run(plan: "Plan", device: "torch.device", processes: int, images: int) -> str:
+def describe_run(plan: "Plan", device: "torch.device", processes: int, train: "Split") -> str:
     """Say in one line what is about to be trained, and where."""
-    from mnist_cnn.enrich import count_enriched
-
     recipe = plan.recipe
     where = f"{device}" if processes == 1 else f"{processes} processes, {device.type}"
     plural = "s" if recipe.epochs > 1 else ""
-    added = count_enriched(images, recipe) - images
-    beside = f" and {added} of no digit" if added else ""
+    digits = int((train.labels >= 0).sum())
+    others = len(train.labels) - digits
+    beside = f" and {others} of no digit" if others else ""
     return (
-        f"training on {images} images of {plan.dataset}{beside}: recipe {recipe.name}, "
+        f"training on {digits} images of {plan.dataset}{beside}: recipe {recipe.name}, "
         f"{recipe.epochs} epoch{plural}, batches of {recipe.batch_size}, seed {plan.seed}, "
         f"device {where}"
     )
