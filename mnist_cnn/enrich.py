@@ -1,7 +1,7 @@
 """What MNIST's training images lack: ones with a flag, and pictures that show no single digit.
 
 Nearly all of MNIST's ones are bare bars, as its American writers draw them, while much of the world
-puts a flag on top and some a foot below: a network that has seen none calls them sevens. And a
+puts a flag on top and some a foot below: a network that has seen none may call them sevens. And a
 network that has seen nothing but single digits takes two that touch for one of them, and is sure
 of it. Both are drawn once, before training starts.
 """

@@ -44,6 +44,14 @@ def test_what_shows_no_digit_counts_neither_as_right_nor_as_wrong() -> None:
     assert (progress.correct.item(), progress.digits.item()) == (3, 3)
 
 
+def test_a_bar_bears_a_batch_without_any_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with Progress("", 1, 4, CPU, quiet=False) as progress:
+        progress.bar.mininterval = 0  # whatever comes is shown
+        progress.add(torch.tensor(1.0), RIGHT, torch.full_like(LABELS, -1), 0.1)
+    assert progress.digits.item() == 0
+
+
 def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     take_two_steps(quiet=False)
     assert capsys.readouterr() == ("", "")

@@ -63,7 +63,7 @@ class Progress:
         self.lr = lr
         self.step += 1
         if self.bar.update(self.batch_size) and loss.device.type == "cpu":
-            accuracy = self.correct.item() / self.digits.item()
+            accuracy = self.correct.item() / max(1, self.digits.item())
             self.bar.set_postfix(loss=loss.item(), accuracy=accuracy)
 
     def __enter__(self) -> "Progress":
