@@ -29,6 +29,7 @@ from mnist_cnn.data import load_split
 from mnist_cnn.handwriting import (
     NEEDED,
     STEPS,
+    Read,
     find_digits,
     prepare,
     read_picture,
@@ -83,6 +84,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def read_text(read: Read, picture: np.ndarray) -> str:
+    """Return the digits found in a picture, in reading order; "" where there is no ink."""
+    try:
+        images = np.stack([digit.image for digit in find_digits(picture, read)])
+    except Error:
+        return ""
+    return "".join(map(str, read(images).argmax(1)))
+
+
 class Reader:
     """The networks of several checkpoints, each read by itself, their accuracies averaged."""
 
@@ -134,14 +144,7 @@ def several_digits(table: Path, reader: Reader) -> dict:
     rows, scores = read_table(table), []
     for row in rows:
         picture = picture_or_none(table.parent / row["file"])
-        texts = []
-        for read in reader.readers:
-            try:
-                digits = [] if picture is None else find_digits(picture, read)
-                answers = read(np.stack([digit.image for digit in digits])).argmax(1)
-            except (Error, ValueError):  # no ink, no picture
-                answers = np.array([], int)
-            texts.append("".join(map(str, answers)))
+        texts = ["" if picture is None else read_text(read, picture) for read in reader.readers]
         truth = row.get("text", row.get("label", ""))
         score = np.mean([1 - edit_distance(text, truth) / len(truth) for text in texts])
         scores.append({"file": row["file"], "text": truth, "read as": texts, "score": float(score)})

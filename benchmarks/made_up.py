@@ -9,7 +9,6 @@ preparation. The figures are means over the checkpoints.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -18,18 +17,15 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-import torch
-from handwriting import edit_distance
+from handwriting import edit_distance, read_text
 from PIL import Image, ImageDraw, ImageFont
-from sure import flagged_one, prepared
+from sure import flagged_one, make_parser, open_all, prepared
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder
 
-from mnist_cnn import Error, checkpoint
-from mnist_cnn.data import Split, load_split, split_validation
-from mnist_cnn.datasets import SOURCES
+from mnist_cnn import Error
+from mnist_cnn.data import Split
 from mnist_cnn.evaluate import evaluate
-from mnist_cnn.handwriting import find_digits, use_one_thread
 from mnist_cnn.model import CNN
 from mnist_cnn.predict import make_reader
 
@@ -130,11 +126,7 @@ def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[floa
     right = wrong = length = 0
     for _ in range(count):
         picture, text = number(digits, kind, chance)
-        try:
-            found = find_digits(picture, read)
-            answer = "".join(map(str, read(np.stack([one.image for one in found])).argmax(1)))
-        except Error:  # no ink was found
-            answer = ""
+        answer = read_text(read, picture)
         right += answer == text
         wrong += edit_distance(answer, text)
         length += len(text)
@@ -146,22 +138,13 @@ def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[floa
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt", nargs="+", default=["checkpoints/best.pt"])
-    parser.add_argument("--data-dir", default="data")
+    parser = make_parser(__doc__)
     parser.add_argument("--count", type=int, default=300, help="pictures of each drawn kind")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    use_one_thread()
     try:
-        models = [checkpoint.load(path).build_model() for path in args.ckpt]
-        both = load_split("mnist", "train", args.data_dir)
+        models, validation = open_all(args)
     except (Error, OSError) as error:
         parser.error(str(error))
-    validation = split_validation(both, SOURCES["mnist"].validation)[1]
     drawn: dict[str, tuple[Callable, int]] = {
         "ones with a flag": (flagged_one, 1),
         "ones with flag and foot": (footed_one, 1),

@@ -184,24 +184,39 @@ def show(name: str, split: Split, results: dict[str, dict[str, float]]) -> None:
             print(f"    less than {level} sure: {wrong:.1f} of the wrong, {right:.2f} of the right")
 
 
-def main() -> None:
-    """Measure what the command line asks for."""
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser for what `open_all` needs, and for where to write the figures."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ckpt", nargs="+", default=["checkpoints/best.pt"])
     parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    return parser
+
+
+def open_all(args: argparse.Namespace) -> tuple[list[CNN], Split]:
+    """Load the networks and MNIST's validation digits, to be read on one thread.
+
+    Raises:
+        Error: a checkpoint or the data cannot be read.
+    """
+    torch.set_num_threads(1)
+    use_one_thread()
+    models = [checkpoint.load(path).build_model() for path in args.ckpt]
+    both = load_split("mnist", "train", args.data_dir)
+    return models, split_validation(both, SOURCES["mnist"].validation)[1]
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = make_parser(__doc__)
     parser.add_argument("--count", type=int, default=2000, help="digits to make pictures of")
     parser.add_argument("--test", action="store_true", help="look at the test split as well")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of anybody's digits")
-    parser.add_argument("--json", metavar="FILE", help="write all figures, and the temperatures")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    use_one_thread()
     try:
-        models = [checkpoint.load(path).build_model() for path in args.ckpt]
-        both = load_split("mnist", "train", args.data_dir)
-        validation = split_validation(both, SOURCES["mnist"].validation)[1]
+        models, validation = open_all(args)
         splits = {"validation digits": validation, **make_pictures(validation, args.count)}
         if args.test:
             splits["test digits"] = load_split("mnist", "test", args.data_dir)

@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from mnist_cnn.data import Split
+from mnist_cnn.data import Split, to_pixels
 from mnist_cnn.datasets import SIZE
 from mnist_cnn.recipes import Recipe
 
@@ -73,6 +73,11 @@ def between(limits: tuple[float, float], n: int, chance: torch.Generator) -> tor
     return low + (high - low) * torch.rand(n, generator=chance)
 
 
+def per_image(value: torch.Tensor) -> torch.Tensor:
+    """Give one value for each image, (N,), the shape to meet pixels with: (N, 1, 1)."""
+    return value[:, None, None]
+
+
 def pixel_places() -> tuple[torch.Tensor, torch.Tensor]:
     """Return x and y of every pixel, from the middle of the image, in pixels: (28, 28) each."""
     place = torch.arange(SIZE) - (SIZE - 1) / 2
@@ -93,17 +98,17 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
         chance: of length, angle and pen.
     """
     n = len(ones)
-    ink = ones.float() / 255
+    ink = to_pixels(ones)[:, 0]
     x, y = pixel_places()
     middle_x, middle_y = centre_of_mass(ink)
-    dx, dy = x - middle_x[:, None, None], y - middle_y[:, None, None]
+    dx, dy = x - per_image(middle_x), y - per_image(middle_y)
     mass = ink.sum((1, 2)).clamp(min=1)
     spread_x, spread_y, both = (
         (ink * square).sum((1, 2)) / mass for square in (dx * dx, dy * dy, dx * dy)
     )
     lean = torch.atan2(2 * both, spread_y - spread_x) / 2  # of the stem, from the vertical
     down_x, down_y = torch.sin(lean), torch.cos(lean)  # one pixel along the stem
-    along = dx * down_x[:, None, None] + dy * down_y[:, None, None]
+    along = dx * per_image(down_x) + dy * per_image(down_y)
     top = along.masked_fill(ink < 0.5, SIZE).amin((1, 2))
     bottom = along.masked_fill(ink < 0.5, -SIZE).amax((1, 2))
     length = (bottom - top).clamp(min=1)
@@ -122,11 +127,11 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     half = length * between(FOOT_LENGTH, n, chance) / 2
     rise = half * between((-0.15, 0.15), n, chance)
     feet = draw_lines(foot_x - half, foot_y + rise, foot_x + half, foot_y - rise, pen)
-    feet *= (torch.rand(n, generator=chance) < FEET)[:, None, None]
+    feet *= per_image(torch.rand(n, generator=chance) < FEET)
 
     drawn = torch.maximum(ink, torch.maximum(flags, feet))
     right, low = centre_of_mass(drawn)
-    maps = torch.stack([x + right[:, None, None], y + low[:, None, None]], -1) * (2 / SIZE)
+    maps = torch.stack([x + per_image(right), y + per_image(low)], -1) * (2 / SIZE)
     return to_bytes(F.grid_sample(drawn[:, None], maps, align_corners=False))
 
 
@@ -150,7 +155,7 @@ def draw_lines(
         ink, float (N, 28, 28) in [0, 1].
     """
     x, y = pixel_places()
-    x1, y1, x2, y2, pen = (value[:, None, None] for value in (x1, y1, x2, y2, pen))
+    x1, y1, x2, y2, pen = map(per_image, (x1, y1, x2, y2, pen))
     across, down = x2 - x1, y2 - y1
     # The nearest point of the line: this share of the way from one end to the other.
     share = ((x - x1) * across + (y - y1) * down) / (across**2 + down**2).clamp(min=1e-6)
@@ -183,10 +188,6 @@ def put_side_by_side(
     """
     n = len(whole)
     x, y = pixel_places()
-
-    def per_image(value: torch.Tensor) -> torch.Tensor:
-        return value[:, None, None]
-
     left, right = map(per_image, ends(whole))
     other_left, other_right = map(per_image, ends(other))
     width, other_width = right - left, other_right - other_left
@@ -208,7 +209,7 @@ def put_side_by_side(
 
     def look(images: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         maps = torch.stack([columns, rows.expand_as(columns)], -1) * (2 / SIZE)
-        return F.grid_sample(images[:, None].float() / 255, maps, align_corners=False)
+        return F.grid_sample(to_pixels(images), maps, align_corners=False)
 
     there = (from_side >= -1) & (from_side <= width + 1)
     other_there = (into_other >= -1) & (into_other <= seen * other_width)
@@ -218,7 +219,7 @@ def put_side_by_side(
     )
     # Strokes got thinner with the scale; the preparation of pictures brings them to one width.
     thicker = F.max_pool2d(pair, 3, stride=1, padding=1)
-    amount = ((1 - scale) * 2 * torch.rand(n, 1, 1, generator=chance)).clamp(0, 1)
+    amount = ((1 - scale) * 2 * per_image(torch.rand(n, generator=chance))).clamp(0, 1)
     return to_bytes(torch.lerp(pair, thicker, amount[:, None]))
 
 
