@@ -133,7 +133,8 @@ def train(
 def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, float, float]:
     """Return mean loss, accuracy and the best temperature on the validation split.
 
-    Each rank looks at its own share of the images.
+    Each rank looks at its own share of the images. Where all are read right there is nothing to fit
+    a temperature by, and it stays 1.
     """
     images, labels = validation
     share = compute_logits(net, images[ranks.rank :: ranks.count])
@@ -142,7 +143,7 @@ def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, fl
     logits = ranks.sum(logits)  # now everyone has all of them
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(labels)
     accuracy = (logits.argmax(1) == labels).sum().item() / len(labels)
-    return loss, accuracy, fit_temperature(logits, labels)
+    return loss, accuracy, fit_temperature(logits, labels) if accuracy < 1 else 1.0
 
 
 def update_average(averaged: nn.Module, net: nn.Module, share: float) -> None:

@@ -256,7 +256,10 @@ def draw_curves(
     right.plot(epochs, training, "s--", color=GREY, label="training")
     right.plot(epochs, validation, "o-", color=BLUE, label="validation")
     label = f"kept: {val_accuracies[kept]:.2%}"
-    right.plot(epochs[kept], validation[kept], "*", color=ORANGE, markersize=14, label=label)
+    (star,) = right.plot(
+        epochs[kept], validation[kept], "*", color=ORANGE, markersize=14, label=label
+    )
+    star.set_clip_on(False)  # at 100 % half of it lies above the axes
     # The first epochs lie far below: what the later ones differ by would vanish beside them.
     third = count // 3
     right.set_ylim(min(training[third:] + validation[third:]) - 0.5, 100)

@@ -34,6 +34,7 @@ from mnist_cnn.train import (
     start_run,
     train,
     train_epoch,
+    validate,
 )
 
 CPU = torch.device("cpu")
@@ -341,6 +342,17 @@ def test_the_temperature_is_that_of_the_weights_beside_it(
     expected = fit_temperature(compute_logits(model, validation.images), validation.labels)
     assert model.temperature == pytest.approx(expected, rel=1e-4)
     assert COLDEST * 1.1 < expected < HOTTEST / 1.1 and abs(expected - 1) > 0.01
+
+
+def test_where_all_is_right_the_temperature_stays_1(sample: Split) -> None:
+    split = first(sample, 40)
+    net = start_run(make_plan(split, epochs=1, batch_size=20), 40, CPU).net
+    answers = compute_logits(net, split.images).argmax(1)
+    assert validate(net, Split(split.images, answers), Ranks())[1:] == (1.0, 1.0)
+    answers[0] = (answers[0] + 1) % 10
+    accuracy, temperature = validate(net, Split(split.images, answers), Ranks())[1:]
+    assert accuracy == 39 / 40
+    assert temperature != 1
 
 
 def test_the_first_epoch_is_kept_where_nothing_changes(sample: Split, tmp_path: Path) -> None:

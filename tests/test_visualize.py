@@ -143,6 +143,7 @@ def test_curves_mark_the_epoch_that_was_kept_the_earlier_on_a_tie() -> None:
                                    [0.9, 0.97, 0.95, 0.97])  # fmt: skip
     (kept,) = [line for line in figure.axes[1].lines if str(line.get_label()).startswith("kept")]
     assert kept.get_label() == "kept: 97.00%"
+    assert not kept.get_clip_on()  # at 100 % it must not be cut in half
     assert (list(kept.get_xdata()), list(kept.get_ydata())) == ([2], [97.0])
 
 
