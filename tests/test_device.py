@@ -1,5 +1,6 @@
 """Where the network runs: the device that is asked for, or one that works."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 import mnist_cnn
 from mnist_cnn import Error
+from mnist_cnn.system import device
 from mnist_cnn.system.device import choose_device, fast_precision
 
 CPU = torch.device("cpu")
@@ -65,9 +67,47 @@ def test_a_bare_cuda_is_the_processs_own_gpu() -> None:
         choose_device("cuda", local_rank=beyond)
 
 
-def test_the_cpu_computes_in_float32() -> None:
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 clzero\n", torch.bfloat16),
+        ("flags\t\t: fpu avx512f avx512_bf16_of_another_kind\n", torch.float32),
+        ("Features\t: fp asimd bf16\n", torch.float32),  # ARM's: not measured
+        (None, torch.float32),  # not Linux
+    ],
+)
+def test_the_cpu_takes_half_the_bits_only_where_it_has_instructions_for_them(
+    info: str | None, expected: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    path = tmp_path / "cpuinfo"
+    if info is not None:
+        path.write_text(info)
+    monkeypatch.setattr(device, "CPU_INFO", path)
+    device.cpu_multiplies_bfloat16.cache_clear()
     with fast_precision(CPU):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        found = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    device.cpu_multiplies_bfloat16.cache_clear()
+    assert found == expected
+
+
+def test_a_pytorch_that_does_without_avx512_computes_in_float32() -> None:
+    code = """if True:
+        import torch
+        from mnist_cnn.system.device import fast_precision
+        with fast_precision(torch.device("cpu")):
+            print((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ATEN_CPU_CAPABILITY": "avx2"},
+        cwd=Path(mnist_cnn.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "torch.float32\n"
 
 
 def test_keeping_freed_memory_is_possible_everywhere() -> None:

@@ -202,16 +202,18 @@ def test_two_processes_without_randomness_give_what_one_gives(
 ) -> None:
     """The recipe fast has no augmentation and no dropout, and all ranks share one order.
 
-    What is left is the order in which gradients are added up. A sum of float32 numbers is off by
-    some 1e-7 of its terms, and Adam divides by the size of a gradient: where that is next to
-    nothing, the direction of a step is a matter of rounding. So single weights may be off by a
-    small part of the 0.01 by which a step moves them at most, and a loss by far less. Were a batch
-    shared out wrongly, the very first loss would be that of other images.
+    Both do without bfloat16 here, whose rounding would hide more. What is left is the order in
+    which gradients are added up. A sum of float32 numbers is off by some 1e-7 of its terms, and
+    Adam divides by the size of a gradient: where that is next to nothing, the direction of a step
+    is a matter of rounding. So single weights may be off by a small part of the 0.01 by which a
+    step moves them at most, and a loss by far less. Were a batch shared out wrongly, the very first
+    loss would be that of other images.
     """
     options = ("train", "--dataset", "sample", "--device", "cpu", "--recipe", "fast")
     options = (*options, "--epochs", 1, "--out-dir")
-    succeed(start_program(*options, "one", **LOOPBACK))
-    succeed(start_program(*options, "two", launcher=TWO, **LOOPBACK))
+    environment = LOOPBACK | {"ATEN_CPU_CAPABILITY": "avx2"}  # float32
+    succeed(start_program(*options, "one", **environment))
+    succeed(start_program(*options, "two", launcher=TWO, **environment))
     one, two = (checkpoint.load_run(tmp_path / name / "last.pt") for name in ("one", "two"))
     assert one.step == two.step == 14
     torch.testing.assert_close(two.losses[:1], one.losses[:1], rtol=1e-5, atol=0)

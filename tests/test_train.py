@@ -3,8 +3,10 @@
 import copy
 import csv
 import itertools
+import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -112,8 +114,9 @@ def test_one_step_lowers_the_loss_markedly_and_moves_every_weight(seed: int, sam
         assert not torch.equal(old, new), weight
 
 
-def test_an_epoch_is_what_a_textbook_writes(sample: Split) -> None:
+def test_an_epoch_is_what_a_textbook_writes(sample: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without augmentation, dropout and smoothing: Adam, a one-cycle rate, cross-entropy."""
+    monkeypatch.setattr("mnist_cnn.train.fast_precision", lambda device: nullcontext())
     split = first(sample, 120)
     plan = make_plan(
         split, seed=4, epochs=2, batch_size=20, dropout=(0.0, 0.0), augmentation=STILL, average=0.0
@@ -135,6 +138,23 @@ def test_an_epoch_is_what_a_textbook_writes(sample: Split) -> None:
     for expected, weight in zip(net.parameters(), run.net.parameters(), strict=True):
         # Within rounding, of which Adam makes a small part of a step (0.004 at most).
         torch.testing.assert_close(weight, expected, rtol=0, atol=1e-4)
+
+
+def test_products_take_half_the_bits_and_weights_keep_all(
+    sample: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halved = torch.autocast("cpu", torch.bfloat16)
+    monkeypatch.setattr("mnist_cnn.train.fast_precision", lambda device: halved)
+    batch = first(sample, 100)
+    run = start_run(make_plan(batch, epochs=1, batch_size=100), 100, CPU)
+    computed = set()
+    for layer in (run.net.conv1, run.net.conv2, run.net.fc1, run.net.fc2):
+        layer.register_forward_hook(lambda _, inputs, output: computed.add(output.dtype))
+    run_epoch(run, batch)
+    assert computed == {torch.bfloat16}
+    kept = [*run.net.parameters(), *run.averaged.parameters(), run.losses]
+    assert {weights.dtype for weights in kept} == {torch.float32}
+    assert math.isfinite(run.losses.item())
 
 
 def test_an_epoch_shows_every_image_once_but_those_left_over(sample: Split) -> None:
