@@ -3,13 +3,15 @@
     python benchmarks/made_up.py --ckpt s0/best.pt s1/best.pt s2/best.pt
 
 Drawn ones with flags, some with a foot, and sevens to be told from them; printed digits; and
-numbers of validation digits that stand apart, touch or overlap. All of them go through all of the
+numbers of validation digits that stand apart, touch or overlap, or stand apart on a sheet with
+smudges, or with print that shines through from its back. All of them go through all of the
 preparation. The figures are means over the checkpoints.
 """
 
 from __future__ import annotations
 
 import json
+import string
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,8 @@ from mnist_cnn.model import CNN
 from mnist_cnn.predict import make_reader
 
 FONTS = Path(matplotlib.get_data_path(), "fonts/ttf")  # DejaVu's come with matplotlib
+
+USED = ("shining through", "smudged")  # what else is on the sheet of some numbers
 
 Picture = np.ndarray  # uint8 (H, W)
 
@@ -120,12 +124,54 @@ def number(digits: Split, kind: str, chance: np.random.Generator) -> tuple[Pictu
     return 255 - (page * chance.uniform(0.6, 1)).astype(np.uint8), text
 
 
+def on_a_used_sheet(picture: Picture, kind: str, chance: np.random.Generator) -> Picture:
+    """Put a number on a larger sheet, unevenly lit, that other things have left traces on.
+
+    Args:
+        picture: dark on light.
+        kind: "shining through": print, mirrored, 8 to 35 % as deep as black; "smudged": one to
+            three smudges, 20 to 60 % as deep.
+    """
+    height, width = picture.shape
+    rows, columns = int(height * chance.uniform(1.2, 2.5)), int(width * chance.uniform(1.2, 2))
+    depth, digit = np.zeros((rows, columns), np.float32), height // 2
+    if kind == "shining through":
+        size = int(digit * chance.uniform(0.25, 0.8))
+        font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), size)
+        sheet = Image.new("L", (columns, rows), 0)
+        apart = int(size * chance.uniform(1.3, 3))
+        for top in range(0, rows, apart):
+            letters = "".join(chance.choice([*string.ascii_letters, *"      "], size=40))
+            ImageDraw.Draw(sheet).text((0, top), letters, font=font, fill=255)
+        traces = cv2.GaussianBlur(np.array(sheet, np.float32)[:, ::-1], (0, 0), 2)
+        depth = traces * chance.uniform(0.08, 0.35)
+    elif kind == "smudged":
+        for _ in range(int(chance.integers(1, 4))):
+            smudge = np.zeros_like(depth)
+            start = chance.uniform(0, (columns, rows))
+            points = start + np.cumsum(chance.normal(0, digit * 0.2, (6, 2)), 0)
+            thick = max(2, int(digit * chance.uniform(0.03, 0.3)))
+            cv2.polylines(smudge, [points.astype(np.int32)], False, 255, thick)
+            smudge = cv2.GaussianBlur(smudge, (0, 0), digit * chance.uniform(0.03, 0.1))
+            depth = np.maximum(depth, smudge * chance.uniform(0.2, 0.6))
+    top, left = chance.integers(0, rows - height + 1), chance.integers(0, columns - width + 1)
+    window = depth[top : top + height, left : left + width]
+    np.maximum(window, 255.0 - picture, out=window)
+    light = chance.uniform(0.75, 1) * np.linspace(1, chance.uniform(0.7, 1), columns)
+    page = (255 - depth) * light + chance.normal(0, chance.uniform(1, 4), depth.shape)
+    return np.clip(page, 0, 255).astype(np.uint8)
+
+
 def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[float, float]:
     """Return the share of numbers that are read right, and that of digits by edit distance."""
     chance, read = np.random.default_rng(7), make_reader(model, calibrated=False)
     right = wrong = length = 0
     for _ in range(count):
-        picture, text = number(digits, kind, chance)
+        if kind in USED:
+            picture, text = number(digits, "apart", chance)
+            picture = on_a_used_sheet(picture, kind, chance)
+        else:
+            picture, text = number(digits, kind, chance)
         answer = read_text(read, picture)
         right += answer == text
         wrong += edit_distance(answer, text)
@@ -158,7 +204,7 @@ def main() -> None:
     results: dict[str, list] = {}
     for name, split in kinds.items():
         results[name] = [evaluate(model, split).accuracy for model in models]
-    for kind in ("apart", "touching", "overlapping"):
+    for kind in ("apart", "touching", "overlapping", *USED):
         pairs = [read_numbers(model, validation, kind, args.count) for model in models]
         results[f"numbers, {kind}"], results[f"their digits, {kind}"] = map(list, zip(*pairs))
     for name, shares in results.items():

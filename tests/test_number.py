@@ -104,13 +104,28 @@ def test_a_dark_band_along_an_edge_is_no_digit(edge):
     assert np.abs(np.array(found) - 40 - boxes).max() <= 4
 
 
-def test_what_shines_through_from_the_back_is_no_digit():
+@pytest.mark.parametrize("percent", [30, 56])
+def test_what_shines_through_from_the_back_is_no_digit(percent):
     page, boxes = page_of([TEN[:3], TEN[3:6]])
     back = cv2.GaussianBlur(page_of([TEN[6:9]])[0], (0, 0), 2)[:, ::-1].astype(int)
     through = np.full(page.shape[0] * 2, 0)  # the sheet is written on above, and blank below
     sheet = np.full((len(through), page.shape[1]), 250)
     sheet[: page.shape[0]] = page
-    sheet[-back.shape[0] :, : back.shape[1]] -= (250 - back[:, : page.shape[1]]) * 3 // 10
+    sheet[-back.shape[0] :, : back.shape[1]] -= (250 - back[:, : page.shape[1]]) * percent // 100
     found = [digit.box for digit in find_digits(sheet.astype(np.uint8))]
+    assert len(found) == len(boxes)
+    assert np.abs(np.subtract(found, boxes)).max() <= 4
+
+
+def test_a_smudge_is_no_digit_and_a_paler_digit_is_one():
+    page, boxes = page_of([TEN[:4]])
+    page = np.pad(page, ((0, 80), (0, 0)), constant_values=250)
+    left, top, right, bottom = boxes[2]
+    paler = page[top:bottom, left:right]
+    paler[:] = 250 - (250 - paler.astype(int)) * 7 // 10  # the pen was pressed less
+    smudge = np.zeros(page.shape, np.uint8)
+    cv2.line(smudge, (60, page.shape[0] - 70), (90, page.shape[0] - 30), 255, 14)
+    page -= np.uint8(cv2.GaussianBlur(smudge, (0, 0), 4) * 0.6)
+    found = [digit.box for digit in find_digits(page)]
     assert len(found) == len(boxes)
     assert np.abs(np.subtract(found, boxes)).max() <= 4

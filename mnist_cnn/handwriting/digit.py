@@ -126,8 +126,12 @@ def only(ink: Ink, digit: Marks) -> Ink:
     """Return the ink of the strokes marked, with the soft rim around them, at its full depth."""
     rim = max(3, min(ink.shape) // 100 | 1)
     kept = ink * cv2.dilate(digit.astype(np.uint8), np.ones((rim, rim), np.uint8))
-    full = float(np.percentile(ink[digit], 75))
-    return np.asarray(cv2.convertScaleAbs(kept, alpha=255 / full), np.uint8)
+    return np.asarray(cv2.convertScaleAbs(kept, alpha=255 / depth_of(ink, digit)), np.uint8)
+
+
+def depth_of(ink: Ink, digit: Marks) -> float:
+    """Return how much ink the strokes marked have where they are not faded at the edges."""
+    return float(np.percentile(ink[digit], 75))
 
 
 # ------------------------------------------------------------------------------ its strokes

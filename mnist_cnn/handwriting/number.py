@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from mnist_cnn import Error
 from mnist_cnn.handwriting.arrays import Box, Ink, around, cropped, longest_side
-from mnist_cnn.handwriting.digit import find_pieces, only, touching
+from mnist_cnn.handwriting.digit import depth_of, find_pieces, only, touching
 from mnist_cnn.handwriting.ink import INK
 
 RIM = 0.35  # of the rim of a box: what lies along the picture's edge with more of it is no digit
+FAINT = 0.6  # of the depth of the heaviest part's ink: what has less shines through, or is a shadow
 MOST = 300  # pieces of ink in one picture: a page of digits has fewer, noise has thousands
 # What a cut between two digits costs, what it costs by the share of the height that it cuts
 # through ink, and what a part costs that is broader than a digit, by its width / height.
@@ -46,6 +47,8 @@ class Part(NamedTuple):
 def find_parts(ink: Ink) -> list[Part]:
     """Find the pieces of ink that belong together: each a digit, or digits that touch.
 
+    Parts much fainter than the heaviest are dropped: one hand presses about as hard all along.
+
     Raises:
         Error: there is no ink, or it is in so many pieces that these can hardly be digits.
     """
@@ -65,7 +68,7 @@ def find_parts(ink: Ink) -> list[Part]:
     pieces = large[np.argsort(-mass[large])]
     x, y, w, h = boxes[pieces].T
     corners = np.stack([x, y, x + w, y + h], axis=1).tolist()
-    parts = []
+    parts, depths, weights = [], [], []
     for members, box in group([tuple(box) for box in corners], size):
         left, top, right, bottom = box
         if longest_side(box) < 0.35 * size:
@@ -75,9 +78,12 @@ def find_parts(ink: Ink) -> list[Part]:
         window = np.s_[top : bottom + rim, left : right + rim]
         marks = np.isin(labels[window], pieces[members])
         parts.append(Part(only(ink[window], marks), left, top))
+        depths.append(depth_of(ink[window], marks))
+        weights.append(mass[pieces[members]].sum())
     if not parts:  # little ink in large pieces, and much in specks
         raise Error("no ink was found in the picture")
-    return parts
+    faintest = FAINT * depths[int(np.argmax(weights))]
+    return [part for part, depth in zip(parts, depths) if depth >= faintest]
 
 
 def group(boxes: Sequence[Box], size: float) -> list[tuple[list[int], Box]]:
