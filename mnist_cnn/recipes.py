@@ -112,13 +112,13 @@ FAST = Recipe(
 )
 STANDARD = Recipe(
     name="standard",
-    epochs=10,
+    epochs=8,
     batch_size=128,
     lr=0.004,
     betas=(0.9, 0.999),
     average=0.3,  # short, to keep up while the augmentation weakens
     label_smoothing=0.0,
-    channels=(24, 32),
+    channels=(32, 64),
     kernels=(5, 3),
     hidden=256,
     dropout=(0.1, 0.3),
@@ -137,14 +137,15 @@ BEST = Recipe(
     betas=(0.9, 0.999),
     average=0.2,
     label_smoothing=0.0,
-    # Larger filters in the second layer see 16 pixels of the image at once instead of 12.
-    channels=(32, 64),
-    kernels=(5, 5),
+    channels=(32, 96),
+    kernels=(5, 3),
     hidden=512,
     dropout=(0.3, 0.5),
     augmentation=Augmentation(
         rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
     ),
     fade=0.6,
+    flags=0.15,
+    non_digits=0.05,
 )
 RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}
