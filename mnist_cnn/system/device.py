@@ -83,9 +83,11 @@ def cpu_multiplies_bfloat16() -> bool:
     """
     onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    if not (onednn and avx512 and CPU_INFO.is_file()):
+    try:
+        instructions = CPU_INFO.read_text(errors="replace").split()
+    except OSError:  # not Linux, or not to be read
         return False
-    return "avx512_bf16" in CPU_INFO.read_text(errors="replace").split()
+    return onednn and avx512 and "avx512_bf16" in instructions
 
 
 def keep_freed_memory() -> None:
