@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from sure import make_parser, open_all
+from sure import make_parser, open_networks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", metavar="FILE", help="draw what all of them miss")
     args = parser.parse_args()
     try:
-        models, _ = open_all(args)
+        models = open_networks(args.ckpt)
         images, labels = load_split("mnist", "test", args.data_dir)
     except (Error, OSError) as error:
         parser.error(str(error))

@@ -21,7 +21,7 @@ import matplotlib
 import numpy as np
 from handwriting import edit_distance, read_text
 from PIL import Image, ImageDraw, ImageFont
-from sure import flagged_one, make_parser, open_all, prepared
+from sure import flagged_one, make_parser, open_networks, prepared, validation_digits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder
 
@@ -33,9 +33,8 @@ from mnist_cnn.predict import make_reader
 
 FONTS = Path(matplotlib.get_data_path(), "fonts/ttf")  # DejaVu's come with matplotlib
 
-USED = ("shining through", "smudged")  # what else is on the sheet of some numbers
-
 Picture = np.ndarray  # uint8 (H, W)
+Depth = np.ndarray  # how much darker than paper, float32 (H, W), from 0 to 255
 
 
 # ------------------------------------------------------------------------------ single digits
@@ -124,36 +123,45 @@ def number(digits: Split, kind: str, chance: np.random.Generator) -> tuple[Pictu
     return 255 - (page * chance.uniform(0.6, 1)).astype(np.uint8), text
 
 
-def on_a_used_sheet(picture: Picture, kind: str, chance: np.random.Generator) -> Picture:
-    """Put a number on a larger sheet, unevenly lit, that other things have left traces on.
+def print_from_the_back(rows: int, columns: int, digit: int, chance: np.random.Generator) -> Depth:
+    """Print letters that shine through from the back, 8 to 35 % as deep as black."""
+    size = int(digit * chance.uniform(0.25, 0.8))
+    font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), size)
+    sheet = Image.new("L", (columns, rows), 0)
+    apart = int(size * chance.uniform(1.3, 3))
+    for top in range(0, rows, apart):
+        letters = "".join(chance.choice([*string.ascii_letters, *"      "], size=40))
+        ImageDraw.Draw(sheet).text((0, top), letters, font=font, fill=255)
+    mirrored = np.array(sheet, np.float32)[:, ::-1]
+    return cv2.GaussianBlur(mirrored, (0, 0), 2) * chance.uniform(0.08, 0.35)
 
-    Args:
-        picture: dark on light.
-        kind: "shining through": print, mirrored, 8 to 35 % as deep as black; "smudged": one to
-            three smudges, 20 to 60 % as deep.
-    """
+
+def smudges(rows: int, columns: int, digit: int, chance: np.random.Generator) -> Depth:
+    """Smudge a sheet in one to three places, 20 to 60 % as deep as black."""
+    depth = np.zeros((rows, columns), np.float32)
+    for _ in range(int(chance.integers(1, 4))):
+        smudge = np.zeros_like(depth)
+        start = chance.uniform(0, (columns, rows))
+        points = start + np.cumsum(chance.normal(0, digit * 0.2, (6, 2)), 0)
+        thick = max(2, int(digit * chance.uniform(0.03, 0.3)))
+        cv2.polylines(smudge, [points.astype(np.int32)], False, 255, thick)
+        smudge = cv2.GaussianBlur(smudge, (0, 0), digit * chance.uniform(0.03, 0.1))
+        depth = np.maximum(depth, smudge * chance.uniform(0.2, 0.6))
+    return depth
+
+
+# What else is on the sheet of some numbers, of so many rows and columns, whose digits are so high.
+TRACES: dict[str, Callable[[int, int, int, np.random.Generator], Depth]] = {
+    "shining through": print_from_the_back,
+    "smudged": smudges,
+}
+
+
+def on_a_used_sheet(picture: Picture, kind: str, chance: np.random.Generator) -> Picture:
+    """Put a number, dark on light, on a larger sheet, unevenly lit, with some of TRACES."""
     height, width = picture.shape
     rows, columns = int(height * chance.uniform(1.2, 2.5)), int(width * chance.uniform(1.2, 2))
-    depth, digit = np.zeros((rows, columns), np.float32), height // 2
-    if kind == "shining through":
-        size = int(digit * chance.uniform(0.25, 0.8))
-        font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), size)
-        sheet = Image.new("L", (columns, rows), 0)
-        apart = int(size * chance.uniform(1.3, 3))
-        for top in range(0, rows, apart):
-            letters = "".join(chance.choice([*string.ascii_letters, *"      "], size=40))
-            ImageDraw.Draw(sheet).text((0, top), letters, font=font, fill=255)
-        traces = cv2.GaussianBlur(np.array(sheet, np.float32)[:, ::-1], (0, 0), 2)
-        depth = traces * chance.uniform(0.08, 0.35)
-    elif kind == "smudged":
-        for _ in range(int(chance.integers(1, 4))):
-            smudge = np.zeros_like(depth)
-            start = chance.uniform(0, (columns, rows))
-            points = start + np.cumsum(chance.normal(0, digit * 0.2, (6, 2)), 0)
-            thick = max(2, int(digit * chance.uniform(0.03, 0.3)))
-            cv2.polylines(smudge, [points.astype(np.int32)], False, 255, thick)
-            smudge = cv2.GaussianBlur(smudge, (0, 0), digit * chance.uniform(0.03, 0.1))
-            depth = np.maximum(depth, smudge * chance.uniform(0.2, 0.6))
+    depth = TRACES[kind](rows, columns, height // 2, chance)
     top, left = chance.integers(0, rows - height + 1), chance.integers(0, columns - width + 1)
     window = depth[top : top + height, left : left + width]
     np.maximum(window, 255.0 - picture, out=window)
@@ -167,11 +175,9 @@ def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[floa
     chance, read = np.random.default_rng(7), make_reader(model, calibrated=False)
     right = wrong = length = 0
     for _ in range(count):
-        if kind in USED:
-            picture, text = number(digits, "apart", chance)
+        picture, text = number(digits, "apart" if kind in TRACES else kind, chance)
+        if kind in TRACES:
             picture = on_a_used_sheet(picture, kind, chance)
-        else:
-            picture, text = number(digits, kind, chance)
         answer = read_text(read, picture)
         right += answer == text
         wrong += edit_distance(answer, text)
@@ -188,7 +194,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="pictures of each drawn kind")
     args = parser.parse_args()
     try:
-        models, validation = open_all(args)
+        models, validation = open_networks(args.ckpt), validation_digits(args.data_dir)
     except (Error, OSError) as error:
         parser.error(str(error))
     drawn: dict[str, tuple[Callable, int]] = {
@@ -204,7 +210,7 @@ def main() -> None:
     results: dict[str, list] = {}
     for name, split in kinds.items():
         results[name] = [evaluate(model, split).accuracy for model in models]
-    for kind in ("apart", "touching", "overlapping", *USED):
+    for kind in ("apart", "touching", "overlapping", *TRACES):
         pairs = [read_numbers(model, validation, kind, args.count) for model in models]
         results[f"numbers, {kind}"], results[f"their digits, {kind}"] = map(list, zip(*pairs))
     for name, shares in results.items():

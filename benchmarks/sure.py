@@ -185,7 +185,7 @@ def show(name: str, split: Split, results: dict[str, dict[str, float]]) -> None:
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser for what `open_all` needs, and for where to write the figures."""
+    """Return a parser for the networks, the data, and where to write the figures."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -195,17 +195,25 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def open_all(args: argparse.Namespace) -> tuple[list[CNN], Split]:
-    """Load the networks and MNIST's validation digits, to be read on one thread.
+def open_networks(paths: list[str]) -> list[CNN]:
+    """Load the networks of some checkpoints, to read on one thread.
 
     Raises:
-        Error: a checkpoint or the data cannot be read.
+        Error: a checkpoint cannot be read.
     """
     torch.set_num_threads(1)
     use_one_thread()
-    models = [checkpoint.load(path).build_model() for path in args.ckpt]
-    both = load_split("mnist", "train", args.data_dir)
-    return models, split_validation(both, SOURCES["mnist"].validation)[1]
+    return [checkpoint.load(path).build_model() for path in paths]
+
+
+def validation_digits(data_dir: str) -> Split:
+    """Load MNIST's validation digits.
+
+    Raises:
+        Error: they cannot be read.
+    """
+    both = load_split("mnist", "train", data_dir)
+    return split_validation(both, SOURCES["mnist"].validation)[1]
 
 
 def main() -> None:
@@ -216,7 +224,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of anybody's digits")
     args = parser.parse_args()
     try:
-        models, validation = open_all(args)
+        models, validation = open_networks(args.ckpt), validation_digits(args.data_dir)
         splits = {"validation digits": validation, **make_pictures(validation, args.count)}
         if args.test:
             splits["test digits"] = load_split("mnist", "test", args.data_dir)

@@ -66,7 +66,8 @@ def keep_digit(ink: Ink) -> Ink:
             hull = around(hull, corners(boxes[i]))
         kept += near
         waiting -= set(near)
-    return only(ink, marked(labels, kept, len(mass)))
+    digit = marked(labels, kept, len(mass))
+    return only(ink, digit, depth_of(ink, digit))
 
 
 def gaps_to(labels: Labels, kept: Sequence[int], count: int) -> NDArray[np.float64]:
@@ -122,11 +123,11 @@ def touching(labels: Labels, boxes: Boxes) -> NDArray[np.float64]:
     return np.asarray(np.minimum(1.0, along / (2 * boxes[:, 2:].sum(1))))
 
 
-def only(ink: Ink, digit: Marks) -> Ink:
-    """Return the ink of the strokes marked, with the soft rim around them, at its full depth."""
+def only(ink: Ink, digit: Marks, depth: float) -> Ink:
+    """Return the ink of the strokes marked, with the soft rim around them, made 255 deep."""
     rim = max(3, min(ink.shape) // 100 | 1)
     kept = ink * cv2.dilate(digit.astype(np.uint8), np.ones((rim, rim), np.uint8))
-    return np.asarray(cv2.convertScaleAbs(kept, alpha=255 / depth_of(ink, digit)), np.uint8)
+    return np.asarray(cv2.convertScaleAbs(kept, alpha=255 / depth), np.uint8)
 
 
 def depth_of(ink: Ink, digit: Marks) -> float:

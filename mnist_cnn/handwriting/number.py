@@ -68,7 +68,7 @@ def find_parts(ink: Ink) -> list[Part]:
     pieces = large[np.argsort(-mass[large])]
     x, y, w, h = boxes[pieces].T
     corners = np.stack([x, y, x + w, y + h], axis=1).tolist()
-    parts, depths, weights = [], [], []
+    found = []
     for members, box in group([tuple(box) for box in corners], size):
         left, top, right, bottom = box
         if longest_side(box) < 0.35 * size:
@@ -77,13 +77,16 @@ def find_parts(ink: Ink) -> list[Part]:
         top, left = max(0, top - rim), max(0, left - rim)
         window = np.s_[top : bottom + rim, left : right + rim]
         marks = np.isin(labels[window], pieces[members])
-        parts.append(Part(only(ink[window], marks), left, top))
-        depths.append(depth_of(ink[window], marks))
-        weights.append(mass[pieces[members]].sum())
-    if not parts:  # little ink in large pieces, and much in specks
+        weight = float(mass[pieces[members]].sum())
+        found.append((weight, depth_of(ink[window], marks), window, marks))
+    if not found:  # little ink in large pieces, and much in specks
         raise Error("no ink was found in the picture")
-    faintest = FAINT * depths[int(np.argmax(weights))]
-    return [part for part, depth in zip(parts, depths) if depth >= faintest]
+    _, usual_depth, _, _ = max(found, key=lambda one: one[0])
+    return [
+        Part(only(ink[window], marks, depth), window[1].start, window[0].start)
+        for _, depth, window, marks in found
+        if depth >= FAINT * usual_depth
+    ]
 
 
 def group(boxes: Sequence[Box], size: float) -> list[tuple[list[int], Box]]:
