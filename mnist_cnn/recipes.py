@@ -138,9 +138,9 @@ BEST = Recipe(
     average=0.2,
     label_smoothing=0.0,
     # Larger filters in the second layer see 16 pixels of the image at once instead of 12.
-    channels=(32, 96),
+    channels=(32, 64),
     kernels=(5, 5),
-    hidden=320,
+    hidden=512,
     dropout=(0.3, 0.5),
     augmentation=Augmentation(
         rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
