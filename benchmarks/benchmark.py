@@ -39,6 +39,7 @@ from mnist_cnn.evaluate import compute_logits
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import RECIPES
 from mnist_cnn.system.device import choose_device, fast_precision, keep_freed_memory
+from mnist_cnn.system.gpu import record
 from mnist_cnn.train import update_average
 
 Figures = dict[str, Any]
@@ -359,25 +360,32 @@ def measure_speed(args: argparse.Namespace) -> Figures:
         net = CNN(recipe.channels, recipe.kernels, recipe.hidden, recipe.dropout).to(device)
         net = net.to(memory_format=torch.channels_last)
         averaged = copy.deepcopy(net)
-        optimizer = torch.optim.Adam(net.parameters(), fused=True)
+        cuda = device.type == "cuda"
+        optimizer = torch.optim.Adam(net.parameters(), fused=True, capturable=cuda)
         size = recipe.batch_size
         order = torch.randperm(len(split.labels)).to(device)
         images, labels = next(batches(split, order, size))
         pixels = augment(images, recipe.augmentation)
 
-        def step(net: CNN = net, optimizer: Any = optimizer, pixels: Any = pixels) -> None:
+        def vary(images: Any, labels: Any, recipe: Any = recipe) -> Any:
+            return augment(images, recipe.augmentation), labels
+
+        def learn(pixels: Any, labels: Any, net: Any = net, optimizer: Any = optimizer) -> Any:
             with fast_precision(device):
-                loss = torch.nn.functional.cross_entropy(net(pixels), labels)  # noqa: B023
+                logits = net(pixels)
+                loss = torch.nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             update_average(averaged, net, 0.01)  # noqa: B023
+            return loss.detach(), logits.detach()
 
-        cutting = time_calls(lambda: next(batches(split, order, size)), device)  # noqa: B023
-        augmenting = time_calls(lambda: augment(images, recipe.augmentation), device)  # noqa: B023
-        network = time_calls(step, device)
         with FlopCounterMode(display=False) as counter:
-            step()
+            learn(pixels, labels)
+        cutting = time_calls(lambda: next(batches(split, order, size)), device)  # noqa: B023
+        varying, step = (record(function, optimizer, device) for function in (vary, learn))
+        augmenting = time_calls(lambda: varying(images, labels), device)  # noqa: B023
+        network = time_calls(lambda: step(pixels, labels), device)  # noqa: B023
         whole = cutting + augmenting + network
         rate = counter.get_total_flops() / whole / 1e9
         figures["steps"][name] = {
@@ -425,7 +433,7 @@ def time_calls(function: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    run(3)
+    run(5)
     calls = max(1, int(0.2 / max(run(1), 1e-6)))
     return statistics.median(run(calls) / calls for _ in range(5))
 

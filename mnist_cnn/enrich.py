@@ -64,7 +64,7 @@ def to_targets(labels: torch.Tensor, classes: int) -> torch.Tensor:
         float (N, classes): 1 for the right class, or all alike where the label is NO_DIGIT.
     """
     sure = F.one_hot(labels.clamp(min=0), classes).float()
-    return torch.where((labels == NO_DIGIT)[:, None], 1 / classes, sure)
+    return sure.masked_fill_((labels == NO_DIGIT)[:, None], 1 / classes)
 
 
 def between(limits: tuple[float, float], n: int, chance: torch.Generator) -> torch.Tensor:

@@ -29,6 +29,7 @@ from mnist_cnn.model import CNN
 from mnist_cnn.recipes import RECIPES
 from mnist_cnn.system.device import fast_precision
 from mnist_cnn.system.distributed import Ranks
+from mnist_cnn.system.gpu import record
 from mnist_cnn.system.progress import Progress
 
 SHORTEST_CYCLE = 4  # steps: a cycle of fewer begins at its peak, or has no step at its peak
@@ -54,8 +55,8 @@ def train_epoch(
     share = 1 / max(1.0, recipe.average * run.steps_per_epoch)  # of the newest weights
     classes = len(run.plan.classes)
     loss_function = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    model.train()  # dropout on
-    for images, labels in batches(split, order, recipe.batch_size, ranks.rank, ranks.count):
+
+    def learn(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         targets = to_targets(labels, classes) if recipe.non_digits else labels
         pixels = augment(images, strengths)  # uint8 (N, 28, 28) -> float (N, 1, 28, 28) in [0, 1]
         with fast_precision(device):
@@ -65,6 +66,12 @@ def train_epoch(
         loss.backward()  # the gradient of the loss with respect to every weight
         run.optimizer.step()  # every weight moves a little, against its gradient
         update_average(run.averaged, run.net, share if run.step else 1.0)
+        return loss.detach(), logits.detach()
+
+    step = record(learn, run.optimizer, device) if ranks.count == 1 else learn
+    model.train()  # dropout on
+    for images, labels in batches(split, order, recipe.batch_size, ranks.rank, ranks.count):
+        loss, logits = step(images, labels)
         progress.add(loss, logits, labels, float(run.schedule.get_last_lr()[0]))
         run.schedule.step()  # the next learning rate
         run.step += 1
@@ -223,8 +230,13 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
     # channels_last keeps the channels of a pixel side by side in memory, which makes
     # convolutions on a CPU faster.
     net = CNN(**plan.model_args).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fused = device.type in ("cpu", "cuda")  # one operation for all weights
-    optimizer = torch.optim.Adam(net.parameters(), recipe.lr, betas=recipe.betas, fused=fused)
+    optimizer = torch.optim.Adam(
+        net.parameters(),
+        recipe.lr,
+        betas=recipe.betas,
+        fused=device.type in ("cpu", "cuda"),  # one operation for all weights
+        capturable=device.type == "cuda",  # can be recorded
+    )
     schedule: LRScheduler
     if steps < SHORTEST_CYCLE:
         # Without a cycle to grow in, the full rate can be too much for fresh weights.

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from mnist_cnn.checkpoint import save_run
     from mnist_cnn.system import distributed
     from mnist_cnn.system.device import choose_device, keep_freed_memory
+    from mnist_cnn.system.gpu import loading_libraries
     from mnist_cnn.system.process import Terminated
     from mnist_cnn.train import resume_run, start_run, train
 
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     with ExitStack() as locks, distributed.connect(ranks, device):
         # One process decides, reads and checks, before anything is written.
-        job = ranks.on_first(lambda: prepare(args, ranks.count, locks))
+        with loading_libraries(device):
+            job = ranks.on_first(lambda: prepare(args, ranks.count, locks))
         images = len(job.train.labels)
         if ranks.first and not args.quiet:
             say(describe_run(job.plan, device, ranks.count, job.train))

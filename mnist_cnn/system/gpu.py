@@ -1,0 +1,112 @@
+"""What a training step needs so that a CUDA GPU does not wait for Python, nor Python for it."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from mnist_cnn.augment import augment
+from mnist_cnn.datasets import SIZE
+from mnist_cnn.model import CNN
+from mnist_cnn.recipes import STANDARD
+from mnist_cnn.system.device import fast_precision
+
+WARM_UP = 3  # ordinary steps before one is recorded: libraries choose then what they will use
+FIRST_BATCH = 256  # images, as in the recipe `fast`
+
+Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def record(step: Step, optimizer: torch.optim.Optimizer, device: torch.device) -> Step:
+    """Return what does the same as a training step: on a CUDA GPU a Recording, else itself."""
+    return Recording(step, optimizer, device) if device.type == "cuda" else step
+
+
+class Recording:
+    """A training step that is done a few times, then recorded as a CUDA graph, then played back.
+
+    Python asks a GPU for each operation of a step, and there are more than a hundred: for a small
+    network the asking takes longer than the computing. A graph of all of them is asked for once. It
+    does exactly what was recorded, in the same memory; so the images, the labels and the learning
+    rate are put where the recorded ones were. Random numbers go on from step to step.
+
+    Args:
+        step: takes images and labels, of the same shapes at every call, and returns two tensors. It
+            may not wait for the GPU, nor depend on anything else that changes after WARM_UP calls.
+        optimizer: what the step moves the weights with: "capturable", with one group of them.
+        device: a CUDA GPU, where everything is.
+    """
+
+    def __init__(self, step: Step, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.step = step
+        self.device = device
+        self.group = optimizer.param_groups[0]
+        self.calls = 0
+        self.graph = torch.cuda.CUDAGraph()
+        # Not the usual stream: autograd remembers on which one it was set up, and a graph cannot be
+        # recorded on the usual one.
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do the step. What it returns holds until the next call."""
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self.stream):
+                results = self.step(images, labels)
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+            return results
+        if self.calls == WARM_UP + 1:
+            self.record(images, labels)
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.lr.fill_(self.group["lr"])
+        self.graph.replay()
+        return self.results
+
+    def record(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Record the step, without doing it."""
+        self.images, self.labels = images.clone(), labels.clone()
+        self.lr = torch.zeros((), device=self.device)
+        scheduled, self.group["lr"] = self.group["lr"], self.lr
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            self.results = self.step(self.images, self.labels)
+        self.group["lr"] = scheduled
+
+
+@contextlib.contextmanager
+def loading_libraries(device: torch.device) -> Iterator[None]:
+    """While something else is done, have a CUDA GPU load what a training step will call.
+
+    It loads a library, or a part of one, when it is first called for. In a first step without this
+    these are half a second in all.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    thread = threading.Thread(target=learn_nothing, args=(device,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def learn_nothing(device: torch.device) -> None:
+    """Call for all that a training step calls for, but the optimizer.
+
+    What fails here will fail again where it is needed, and be told there.
+    """
+    with contextlib.suppress(Exception):
+        images = torch.zeros(FIRST_BATCH, SIZE, SIZE, dtype=torch.uint8, device=device)
+        labels = torch.zeros(FIRST_BATCH, dtype=torch.int64, device=device)
+        net = CNN().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with fast_precision(device):
+            logits = net(augment(images, STANDARD.augmentation))
+            loss = nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+        loss.backward()
+        (logits.argmax(1) == labels).sum().item()

@@ -1,0 +1,174 @@
+"""Training on a CUDA GPU: a step that is recorded does what it does when it is not."""
+
+import contextlib
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_cnn import checkpoint
+from mnist_cnn.checkpoint import Run
+from mnist_cnn.data import Split, load_split
+from mnist_cnn.enrich import enrich
+from mnist_cnn.evaluate import compute_logits
+from mnist_cnn.system import gpu
+from mnist_cnn.system.distributed import Ranks
+from mnist_cnn.system.gpu import loading_libraries, record
+from mnist_cnn.train import plan_run, resume_run, start_run, train
+
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def test_elsewhere_a_step_is_done_as_it_is() -> None:
+    def step(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, labels
+
+    optimizer = torch.optim.Adam([torch.zeros(1)])
+    assert record(step, optimizer, CPU) is step
+    assert record(step, optimizer, torch.device("mps")) is step
+
+
+def test_elsewhere_no_libraries_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "learn_nothing", None)
+    with loading_libraries(CPU):
+        pass
+
+
+def test_libraries_are_loaded_beside_what_is_done_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And before it goes on, also where that fails."""
+    done: list[torch.device] = []
+    monkeypatch.setattr(gpu, "learn_nothing", done.append)
+    device = torch.device("cuda", 3)
+    with pytest.raises(ValueError, match="meanwhile"), loading_libraries(device):
+        raise ValueError("meanwhile")
+    assert done == [device]
+
+
+def test_where_libraries_cannot_be_loaded_it_is_left_to_training_to_say_so() -> None:
+    gpu.learn_nothing(torch.device("cuda", 99))
+
+
+def test_what_is_called_for_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU nothing is there to fail; and nothing that fails is told."""
+    monkeypatch.setattr("contextlib.suppress", lambda kind: contextlib.nullcontext())
+    gpu.learn_nothing(CPU)
+
+
+# ------------------------------------------------------------------------------ on a GPU
+
+
+@pytest.fixture(scope="module")
+def sample() -> Split:
+    return load_split("sample", "train", "")
+
+
+def train_on_gpu(sample: Split, folder: Path, epochs: int = 3, paused_after: int = 0) -> Run:
+    """Trains with everything that `standard` has, 15 steps an epoch."""
+    device = torch.device("cuda", 0)
+    plan = plan_run("standard", {"epochs": epochs}, 7, "sample", sample)
+    plan = replace(plan, recipe=replace(plan.recipe, flags=0.2, non_digits=0.1))
+    split = enrich(Split(sample.images[:1800], sample.labels[:1800]), plan.recipe, plan.seed)
+    validation = Split(sample.images[1800:2000], sample.labels[1800:2000]).to(device)
+    run = start_run(plan, len(split.labels), device)
+    if paused_after:
+        stop_after(paused_after, run, split.to(device), validation, folder)
+        run = resume_run(checkpoint.load_run(folder / "last.pt"), len(split.labels), device)
+    train(run, split.to(device), validation, folder, True, Ranks())
+    return run
+
+
+def stop_after(epochs: int, run: Run, split: Split, validation: Split, folder: Path) -> None:
+    """Trains a run until so many of its epochs are saved."""
+
+    class Stopped(Exception):
+        pass
+
+    def save_run(folder: str | Path, run: Run, new_best: bool) -> None:
+        checkpoint.save_run(folder, run, new_best)
+        if len(run.history) == epochs:
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("mnist_cnn.train.save_run", save_run)
+        train(run, split, validation, folder, True, Ranks())
+
+
+def assert_same(one: Run, other: Run) -> None:
+    """The same to the bit: losses, weights, their averages, and what Adam knows."""
+    torch.testing.assert_close(one.losses, other.losses, rtol=0, atol=0)
+    for name in ("net", "averaged"):
+        states = getattr(one, name).state_dict(), getattr(other, name).state_dict()
+        torch.testing.assert_close(*states, rtol=0, atol=0)
+    states = one.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+@needs_gpu
+def test_recorded_or_not_the_run_is_the_same(
+    sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = train_on_gpu(sample, tmp_path)
+    monkeypatch.setattr("mnist_cnn.train.record", lambda step, optimizer, device: step)
+    assert_same(recorded, train_on_gpu(sample, tmp_path))
+    assert len(set(recorded.losses.tolist())) == len(recorded.losses)
+
+
+@needs_gpu
+def test_a_recorded_run_is_resumed_as_if_nothing_had_happened(
+    sample: Split, tmp_path: Path
+) -> None:
+    whole = train_on_gpu(sample, tmp_path)
+    assert_same(whole, train_on_gpu(sample, tmp_path, paused_after=1))
+
+
+@needs_gpu
+def test_many_recordings_take_no_more_memory_than_a_few(sample: Split, tmp_path: Path) -> None:
+    taken = []
+    for epochs in (2, 20):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        train_on_gpu(sample, tmp_path, epochs)
+        taken.append(torch.cuda.max_memory_reserved())
+    assert taken[1] <= taken[0] * 1.1
+
+
+@needs_gpu
+def test_a_recorded_step_sees_new_images_labels_and_rates() -> None:
+    """Plain descent on a number: each step moves it by rate * (image - label)."""
+    device = torch.device("cuda", 0)
+    number = torch.nn.Parameter(torch.zeros((), device=device))
+    optimizer = torch.optim.Adam([number], lr=1.0, capturable=True)
+    seen = []
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        number.sub_((images - labels).sum() * optimizer.param_groups[0]["lr"])
+        return number.clone(), labels.sum()
+
+    with torch.no_grad():
+        recorded = record(step, optimizer, device)
+        expected = 0.0
+        for turn in range(8):
+            rate = optimizer.param_groups[0]["lr"] = 0.5**turn
+            images = torch.tensor([float(turn), 3.0], device=device)
+            labels = torch.tensor([1.0, float(turn * turn)], device=device)
+            value, total = recorded(images, labels)
+            expected -= (turn + 3 - 1 - turn * turn) * rate
+            seen.append((value.item() - expected, total.item() - 1 - turn * turn))
+            assert optimizer.param_groups[0]["lr"] == rate
+    assert seen == [(0.0, 0.0)] * 8
+
+
+@needs_gpu
+def test_gpu_and_cpu_read_the_same(sample: Split, tmp_path: Path) -> None:
+    run = train_on_gpu(sample, tmp_path)
+    assert run.best is not None
+    net = run.best.build_model()
+    on_cpu = compute_logits(net, sample.images)
+    on_gpu = compute_logits(copy.deepcopy(net).cuda(), sample.images.cuda()).cpu()
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
+    assert torch.equal(on_gpu.argmax(1), on_cpu.argmax(1))
