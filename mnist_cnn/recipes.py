@@ -52,6 +52,8 @@ class Recipe:
     flags: the share of the ones that get a flag before training starts (enrich.draw_flags).
     non_digits: how many pictures that show no single digit are added to the training images
         (enrich.put_side_by_side), as a share of these.
+    weight_decay: each step also takes this share of the learning rate off every weight, in
+        proportion to it (AdamW: Loshchilov and Hutter, 2019); 0 is plain Adam.
 
     A field that is added later gets a default that does what was done without it, so that
     checkpoints written before it can still be read and resumed.
@@ -72,6 +74,7 @@ class Recipe:
     fade: float
     flags: float = 0.0
     non_digits: float = 0.0
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range (ValueError)."""
@@ -87,6 +90,7 @@ class Recipe:
         require(0 <= self.fade <= 1, "fade")
         require(0 <= self.flags <= 1, "flags")
         require(0 <= self.non_digits <= 1, "non_digits")
+        require(math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay")
 
 
 def require(in_range: bool, what: str) -> None:
@@ -146,5 +150,6 @@ BEST = Recipe(
         rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
     ),
     fade=0.6,
+    weight_decay=0.05,
 )
 RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}

@@ -230,10 +230,12 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
     # channels_last keeps the channels of a pixel side by side in memory, which makes
     # convolutions on a CPU faster.
     net = CNN(**plan.model_args).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(
+    kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
+    optimizer = kind(
         net.parameters(),
         recipe.lr,
         betas=recipe.betas,
+        weight_decay=recipe.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # one operation for all weights
         capturable=device.type == "cuda",  # can be recorded
     )

@@ -243,10 +243,11 @@ def wrong_values(best: dict[str, Any], last: dict[str, Any]) -> dict[str, bytes]
         **{
             f"recipe {key}": None
             for key in best["recipe"]
-            if key not in ("flags", "non_digits")  # 1.0 knew none
+            if key not in ("flags", "non_digits", "weight_decay")  # 1.0 knew none
         },
         "recipe flags": 1.5,
         "recipe non_digits": -0.5,
+        "recipe weight_decay": nan,
         **{f"metrics {key}": None for key in best["metrics"]},
         "model fc1.bias": torch.zeros(255),
         "model fc1.weight": lambda old: old.t(),

@@ -84,6 +84,9 @@ def test_names_and_hyperparameters_are_had_without_loading_torch() -> None:
         ("flags", -0.1),
         ("non_digits", 1.1),
         ("non_digits", -0.1),
+        ("weight_decay", -0.1),
+        ("weight_decay", math.inf),
+        ("weight_decay", math.nan),
     ],
 )
 def test_a_value_out_of_range_is_refused(name: str, value: object) -> None:

@@ -114,13 +114,17 @@ def test_one_step_lowers_the_loss_markedly_and_moves_every_weight(seed: int, sam
         assert not torch.equal(old, new), weight
 
 
-def test_an_epoch_is_what_a_textbook_writes(sample: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("decay", [0.0, 3.0])
+def test_an_epoch_is_what_a_textbook_writes(
+    decay: float, sample: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without augmentation, dropout and smoothing: Adam, a one-cycle rate, cross-entropy."""
     monkeypatch.setattr("mnist_cnn.train.fast_precision", lambda device: nullcontext())
     split = first(sample, 120)
     plan = make_plan(
-        split, seed=4, epochs=2, batch_size=20, dropout=(0.0, 0.0), augmentation=STILL, average=0.0
-    )
+        split, seed=4, epochs=2, batch_size=20, dropout=(0.0, 0.0), augmentation=STILL, average=0.0,
+        weight_decay=decay,
+    )  # fmt: skip
     run = start_run(plan, 120, CPU)
     net = copy.deepcopy(run.net)
     optimizer = torch.optim.Adam(net.parameters(), betas=plan.recipe.betas)
@@ -133,6 +137,9 @@ def test_an_epoch_is_what_a_textbook_writes(sample: Split, monkeypatch: pytest.M
             loss = F.cross_entropy(net(to_pixels(split.images[batch])), split.labels[batch])
             optimizer.zero_grad()
             loss.backward()
+            with torch.no_grad():
+                for weight in net.parameters():
+                    weight *= 1 - schedule.get_last_lr()[0] * decay
             optimizer.step()
             schedule.step()
     for expected, weight in zip(net.parameters(), run.net.parameters(), strict=True):

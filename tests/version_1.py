@@ -35,7 +35,8 @@ def write_as_version_1(source: Path, target: Path) -> None:
 def rename(values: dict[str, Any]) -> None:
     """Give a trained network the recipe and the versions of 1.0, and no temperature."""
     del values["temperature"]
-    del values["recipe"]["flags"], values["recipe"]["non_digits"]
+    for later in ("flags", "non_digits", "weight_decay"):
+        del values["recipe"][later]
     augmentation = values["recipe"]["augmentation"]
     if not any(augmentation.values()):
         augmentation.clear()
