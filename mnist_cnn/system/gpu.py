@@ -1,6 +1,7 @@
 """What a training step needs so that a CUDA GPU does not wait for Python, nor Python for it."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,15 @@ def record(step: Step, optimizer: torch.optim.Optimizer, device: torch.device) -
     return Recording(step, optimizer, device) if device.type == "cuda" else step
 
 
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return where steps are warmed up and recorded, which cannot be done on the usual stream.
+
+    It is always the same one: for each, the libraries keep memory of their own.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class Recording:
     """A training step that is done a few times, then recorded as a CUDA graph, then played back.
 
@@ -45,9 +55,7 @@ class Recording:
         self.group = optimizer.param_groups[0]
         self.calls = 0
         self.graph = torch.cuda.CUDAGraph()
-        # Not the usual stream: autograd remembers on which one it was set up, and a graph cannot be
-        # recorded on the usual one.
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = side_stream(device)
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor
