@@ -22,11 +22,11 @@ from mnist_cnn import Error
 from mnist_cnn.augment import augment, weaken
 from mnist_cnn.checkpoint import Metrics, Paused, Plan, Run, Trained, save_run
 from mnist_cnn.data import Split, batches, pixel_statistics
-from mnist_cnn.datasets import DIGITS, SOURCES
+from mnist_cnn.datasets import DIGITS, SIZE, SOURCES
 from mnist_cnn.enrich import to_targets
 from mnist_cnn.evaluate import compute_logits, fit_temperature
 from mnist_cnn.model import CNN
-from mnist_cnn.recipes import RECIPES
+from mnist_cnn.recipes import FAST, RECIPES, STANDARD
 from mnist_cnn.system.device import fast_precision
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import record
@@ -298,3 +298,15 @@ def resume_run(paused: Paused, images: int, device: torch.device) -> Run:
     run.step, run.history, run.best = paused.step, paused.history, paused.best
     run.temperature = paused.latest.temperature
     return run
+
+
+def learn_nothing(device: torch.device) -> None:
+    """Call for all that a training step calls for, but the optimizer: system.gpu says why."""
+    images = torch.zeros(FAST.batch_size, SIZE, SIZE, dtype=torch.uint8, device=device)
+    labels = torch.zeros(FAST.batch_size, dtype=torch.int64, device=device)
+    net = CNN().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with fast_precision(device):
+        logits = net(augment(images, STANDARD.augmentation))
+        loss = nn.CrossEntropyLoss(label_smoothing=FAST.label_smoothing)(logits, labels)
+    loss.backward()
+    (logits.argmax(1) == labels).sum().item()

@@ -198,7 +198,7 @@ def test_what_was_saved_is_loaded_again(
 def make_run(folder: Path, recipe: str) -> Paused:
     """Writes best.pt and last.pt of a run that was never trained, and returns what last.pt has."""
     plan = Plan(
-        replace(RECIPES[recipe], epochs=2, flags=0.0, non_digits=0.0),
+        replace(RECIPES[recipe], epochs=2, flags=0.0, non_digits=0.0, weight_decay=0.0),
         {"epochs": 2},
         "sample",
         3,

@@ -371,7 +371,9 @@ def test_a_run_that_does_not_fit_its_data_is_refused_before_anything_is_made(
 def test_a_run_that_version_1_began_ends_as_if_it_had_ended_it(
     recipe: str, cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(RECIPES, recipe, replace(RECIPES[recipe], flags=0.0, non_digits=0.0))
+    monkeypatch.setitem(
+        RECIPES, recipe, replace(RECIPES[recipe], flags=0.0, non_digits=0.0, weight_decay=0.0)
+    )
     options = (*OPTIONS, "--recipe", recipe, "--quiet")
     whole = cli(*options, "--out-dir", "whole")
     with stop_after(2):

@@ -1,8 +1,8 @@
 """Training on a CUDA GPU: a step that is recorded does what it does when it is not."""
 
-import contextlib
 import copy
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,9 @@ from mnist_cnn.checkpoint import Run
 from mnist_cnn.data import Split, load_split
 from mnist_cnn.enrich import enrich
 from mnist_cnn.evaluate import compute_logits
-from mnist_cnn.system import gpu
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import loading_libraries, record
-from mnist_cnn.train import plan_run, resume_run, start_run, train
+from mnist_cnn.train import learn_nothing, plan_run, resume_run, start_run, train
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -32,32 +31,39 @@ def test_elsewhere_a_step_is_done_as_it_is() -> None:
     assert record(step, optimizer, torch.device("mps")) is step
 
 
-def test_elsewhere_no_libraries_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "learn_nothing", None)
-    with loading_libraries(CPU):
-        pass
-
-
-def test_libraries_are_loaded_beside_what_is_done_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """And before it goes on, also where that fails."""
+def test_elsewhere_no_libraries_are_loaded() -> None:
     done: list[torch.device] = []
-    monkeypatch.setattr(gpu, "learn_nothing", done.append)
+    with loading_libraries(CPU, done.append):
+        pass
+    assert not done
+
+
+def test_libraries_are_loaded_beside_what_is_done_meanwhile() -> None:
+    """And before it goes on, also where that fails."""
+    begun, ended = threading.Event(), []
+
+    def load(device: torch.device) -> None:
+        assert begun.wait(10)
+        ended.append(device)
+
     device = torch.device("cuda", 3)
-    with pytest.raises(ValueError, match="meanwhile"), loading_libraries(device):
+    with pytest.raises(ValueError, match="meanwhile"), loading_libraries(device, load):
+        begun.set()
         raise ValueError("meanwhile")
-    assert done == [device]
+    assert ended == [device]
 
 
-def test_where_libraries_cannot_be_loaded_it_is_left_to_training_to_say_so() -> None:
-    gpu.learn_nothing(torch.device("cuda", 99))
+def test_where_libraries_cannot_be_loaded_it_is_left_to_training_to_say_so(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    beyond = torch.device("cuda", 99)
+    with loading_libraries(beyond, learn_nothing):
+        pass
+    assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_called_for_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU nothing is there to fail; and nothing that fails is told."""
-    monkeypatch.setattr("contextlib.suppress", lambda kind: contextlib.nullcontext())
-    gpu.learn_nothing(CPU)
+def test_what_a_step_calls_for_can_be_called_for() -> None:
+    learn_nothing(CPU)
 
 
 # ------------------------------------------------------------------------------ on a GPU

@@ -74,14 +74,14 @@ def run(args: argparse.Namespace) -> int:
     from mnist_cnn.system.device import choose_device, keep_freed_memory
     from mnist_cnn.system.gpu import loading_libraries
     from mnist_cnn.system.process import Terminated
-    from mnist_cnn.train import resume_run, start_run, train
+    from mnist_cnn.train import learn_nothing, resume_run, start_run, train
 
     ranks = distributed.find_ranks()
     device = choose_device(args.device, ranks.local)
     keep_freed_memory()
     with ExitStack() as locks, distributed.connect(ranks, device):
         # One process decides, reads and checks, before anything is written.
-        with loading_libraries(device):
+        with loading_libraries(device, learn_nothing):
             job = ranks.on_first(lambda: prepare(args, ranks.count, locks))
         images = len(job.train.labels)
         if ranks.first and not args.quiet:

@@ -6,16 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
-
-from mnist_cnn.augment import augment
-from mnist_cnn.datasets import SIZE
-from mnist_cnn.model import CNN
-from mnist_cnn.recipes import STANDARD
-from mnist_cnn.system.device import fast_precision
 
 WARM_UP = 3  # ordinary steps before one is recorded: libraries choose then what they will use
-FIRST_BATCH = 256  # images, as in the recipe `fast`
 
 Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -87,34 +79,24 @@ class Recording:
 
 
 @contextlib.contextmanager
-def loading_libraries(device: torch.device) -> Iterator[None]:
-    """While something else is done, have a CUDA GPU load what a training step will call.
+def loading_libraries(device: torch.device, call: Callable[[torch.device], None]) -> Iterator[None]:
+    """While something else is done, have a CUDA GPU load what a function calls for.
 
-    It loads a library, or a part of one, when it is first called for. In a first step without this
-    these are half a second in all.
+    It loads a library, or a part of one, when it is first called for: in a first training step
+    these are half a second in all. What fails in the function will fail again where it is needed,
+    and be told there.
     """
+
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            call(device)
+
     if device.type != "cuda":
         yield
         return
-    thread = threading.Thread(target=learn_nothing, args=(device,))
+    thread = threading.Thread(target=load)
     thread.start()
     try:
         yield
     finally:
         thread.join()
-
-
-def learn_nothing(device: torch.device) -> None:
-    """Call for all that a training step calls for, but the optimizer.
-
-    What fails here will fail again where it is needed, and be told there.
-    """
-    with contextlib.suppress(Exception):
-        images = torch.zeros(FIRST_BATCH, SIZE, SIZE, dtype=torch.uint8, device=device)
-        labels = torch.zeros(FIRST_BATCH, dtype=torch.int64, device=device)
-        net = CNN().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with fast_precision(device):
-            logits = net(augment(images, STANDARD.augmentation))
-            loss = nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
-        loss.backward()
-        (logits.argmax(1) == labels).sum().item()
