@@ -52,8 +52,8 @@ class Recipe:
     flags: the share of the ones that get a flag before training starts (enrich.draw_flags).
     non_digits: how many pictures that show no single digit are added to the training images
         (enrich.put_side_by_side), as a share of these.
-    weight_decay: each step also takes this share of the learning rate off every weight, in
-        proportion to it (AdamW: Loshchilov and Hutter, 2019); 0 is plain Adam.
+    weight_decay: each step also makes every weight smaller, by the share weight_decay times the
+        learning rate (AdamW: Loshchilov and Hutter, 2019); with 0 the optimizer is plain Adam.
 
     A field that is added later gets a default that does what was done without it, so that
     checkpoints written before it can still be read and resumed.
@@ -150,7 +150,6 @@ BEST = Recipe(
         rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
     ),
     fade=0.6,
-    flags=0.1,
     weight_decay=0.05,
 )
 RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}

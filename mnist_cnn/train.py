@@ -301,12 +301,13 @@ def resume_run(paused: Paused, images: int, device: torch.device) -> Run:
 
 
 def learn_nothing(device: torch.device) -> None:
-    """Call for all that a training step calls for, but the optimizer: system.gpu says why."""
+    """Do what a training step does, on zeros and without the optimizer: system.gpu says why."""
     images = torch.zeros(FAST.batch_size, SIZE, SIZE, dtype=torch.uint8, device=device)
     labels = torch.zeros(FAST.batch_size, dtype=torch.int64, device=device)
     net = CNN().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pixels = augment(images, STANDARD.augmentation)
     with fast_precision(device):
-        logits = net(augment(images, STANDARD.augmentation))
+        logits = net(pixels)
         loss = nn.CrossEntropyLoss(label_smoothing=FAST.label_smoothing)(logits, labels)
     loss.backward()
     (logits.argmax(1) == labels).sum().item()

@@ -78,7 +78,7 @@ def train_on_gpu(sample: Split, folder: Path, epochs: int = 3, paused_after: int
     """Trains with everything that `standard` has, 15 steps an epoch."""
     device = torch.device("cuda", 0)
     plan = plan_run("standard", {"epochs": epochs}, 7, "sample", sample)
-    plan = replace(plan, recipe=replace(plan.recipe, flags=0.2, non_digits=0.1))
+    plan = replace(plan, recipe=replace(plan.recipe, flags=0.2, non_digits=0.1, weight_decay=0.05))
     split = enrich(Split(sample.images[:1800], sample.labels[:1800]), plan.recipe, plan.seed)
     validation = Split(sample.images[1800:2000], sample.labels[1800:2000]).to(device)
     run = start_run(plan, len(split.labels), device)

@@ -13,15 +13,16 @@ Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def record(step: Step, optimizer: torch.optim.Optimizer, device: torch.device) -> Step:
-    """Return what does the same as a training step: on a CUDA GPU a Recording, else itself."""
-    return Recording(step, optimizer, device) if device.type == "cuda" else step
+    """Return what does the same as a training step: on an NVIDIA GPU a Recording, else itself."""
+    nvidia = device.type == "cuda" and torch.version.hip is None  # AMD's GPUs go by that name, too
+    return Recording(step, optimizer, device) if nvidia else step
 
 
 @functools.cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return where steps are warmed up and recorded, which cannot be done on the usual stream.
+    """Return the stream on which steps are warmed up and recorded; the usual one cannot record.
 
-    It is always the same one: for each, the libraries keep memory of their own.
+    There is one per device: for each that it is called on, cuBLAS keeps memory to work in.
     """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -33,6 +34,9 @@ class Recording:
     network the asking takes longer than the computing. A graph of all of them is asked for once. It
     does exactly what was recorded, in the same memory; so the images, the labels and the learning
     rate are put where the recorded ones were. Random numbers go on from step to step.
+
+    Of the recordings on a device none may be dropped while another is still played: from 2.12 on,
+    PyTorch then frees what cuBLAS works in on their common stream.
 
     Args:
         step: takes images and labels, of the same shapes at every call, and returns two tensors. It
@@ -73,9 +77,11 @@ class Recording:
         self.images, self.labels = images.clone(), labels.clone()
         self.lr = torch.zeros((), device=self.device)
         scheduled, self.group["lr"] = self.group["lr"], self.lr
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            self.results = self.step(self.images, self.labels)
-        self.group["lr"] = scheduled
+        try:
+            with torch.cuda.device(self.device), torch.cuda.graph(self.graph, stream=self.stream):
+                self.results = self.step(self.images, self.labels)
+        finally:
+            self.group["lr"] = scheduled
 
 
 @contextlib.contextmanager
@@ -88,7 +94,7 @@ def loading_libraries(device: torch.device, call: Callable[[torch.device], None]
     """
 
     def load() -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), torch.cuda.device(device):
             call(device)
 
     if device.type != "cuda":
