@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from version_1 import write_as_version_1
+from version_1 import LATER, write_as_version_1
 
 import mnist_cnn
 from mnist_cnn import Error, checkpoint
@@ -198,7 +198,7 @@ def test_what_was_saved_is_loaded_again(
 def make_run(folder: Path, recipe: str) -> Paused:
     """Writes best.pt and last.pt of a run that was never trained, and returns what last.pt has."""
     plan = Plan(
-        replace(RECIPES[recipe], epochs=2, flags=0.0, non_digits=0.0, weight_decay=0.0),
+        replace(RECIPES[recipe], epochs=2, **LATER),
         {"epochs": 2},
         "sample",
         3,

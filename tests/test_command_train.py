@@ -1,19 +1,19 @@
 """The command train: what it writes and says, that it repeats itself, and that it can go on."""
 
-import contextlib
 import csv
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from conftest import Tiny, pack_idx
-from version_1 import write_as_version_1
+from interrupt import ctrl_c, stop_after
+from version_1 import LATER, write_as_version_1
 
 from mnist_cnn import checkpoint
 from mnist_cnn.datasets import FILES, SOURCES
@@ -264,33 +264,6 @@ def test_the_first_weights_follow_the_seed(cli: Callable, digits: Tiny, tmp_path
 # ------------------------------------------------------------------------------ resuming
 
 
-@contextlib.contextmanager
-def ctrl_c(owner: Any, function: str, count: int, file: str = "") -> Iterator[None]:
-    """Somebody presses Ctrl-C when a function of a library has been called so many times.
-
-    Where a file is named, only the calls count that rename something to it.
-    """
-    real, calls = getattr(owner, function), 0
-
-    def call(*args: Any, **options: Any) -> Any:
-        nonlocal calls
-        answer = real(*args, **options)
-        if not file or Path(args[1]).name == file:
-            calls += 1
-            if calls == count:
-                raise KeyboardInterrupt
-        return answer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, function, call)
-        yield
-
-
-def stop_after(epoch: int) -> contextlib.AbstractContextManager[None]:
-    """Ctrl-C when the last file of an epoch has been written."""
-    return ctrl_c(os, "replace", epoch, "history.csv")
-
-
 MOMENTS = {  # when it is interrupted, and after which epoch it can go on then
     "after the first epoch": (1, os, "replace", 1, "history.csv"),
     "after the third epoch": (3, os, "replace", 3, "history.csv"),
@@ -371,9 +344,7 @@ def test_a_run_that_does_not_fit_its_data_is_refused_before_anything_is_made(
 def test_a_run_that_version_1_began_ends_as_if_it_had_ended_it(
     recipe: str, cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        RECIPES, recipe, replace(RECIPES[recipe], flags=0.0, non_digits=0.0, weight_decay=0.0)
-    )
+    monkeypatch.setitem(RECIPES, recipe, replace(RECIPES[recipe], **LATER))
     options = (*OPTIONS, "--recipe", recipe, "--quiet")
     whole = cli(*options, "--out-dir", "whole")
     with stop_after(2):

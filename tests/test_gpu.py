@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupt import stop_after
 
 from mnist_cnn import checkpoint
 from mnist_cnn.checkpoint import Run
@@ -87,32 +88,16 @@ def train_on_gpu(sample: Split, folder: Path, epochs: int = 3, paused_after: int
     validation = Split(sample.images[1800:2000], sample.labels[1800:2000]).to(device)
     run = start_run(plan, len(split.labels), device)
     if paused_after:
-        stop_after(paused_after, run, split.to(device), validation, folder)
+        with pytest.raises(KeyboardInterrupt), stop_after(paused_after):
+            train(run, split.to(device), validation, folder, True, Ranks())
         run = resume_run(checkpoint.load_run(folder / "last.pt"), len(split.labels), device)
     train(run, split.to(device), validation, folder, True, Ranks())
     return run
 
 
-def stop_after(epochs: int, run: Run, split: Split, validation: Split, folder: Path) -> None:
-    """Trains a run until so many of its epochs are saved."""
-
-    class Stopped(Exception):
-        pass
-
-    def save_run(folder: str | Path, run: Run, new_best: bool) -> None:
-        checkpoint.save_run(folder, run, new_best)
-        if len(run.history) == epochs:
-            raise Stopped
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("mnist_cnn.train.save_run", save_run)
-        train(run, split, validation, folder, True, Ranks())
-
-
 def assert_alike(one: Run, other: Run) -> None:
     """The same but for rounding, which may differ from run to run on some GPUs, and grows."""
     assert one.step == other.step
-    print(f"losses differ by {(one.losses - other.losses).abs().max().item()} at most")
     torch.testing.assert_close(one.losses, other.losses, rtol=0.05, atol=0.02)
     assert distance_to_average(one) == pytest.approx(distance_to_average(other), rel=0.2)
 

@@ -4,8 +4,6 @@ import copy
 import csv
 import itertools
 import math
-import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from interrupt import stop_after
 from torch import nn
 
 import mnist_cnn
@@ -513,29 +512,13 @@ def test_a_run_begins_with_nothing_done(sample: Split) -> None:
     assert all(torch.equal(weight, averaged[name]) for name, weight in run.net.state_dict().items())
 
 
-def leave_after(epoch: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> None:
-    """Runs until an epoch's history.csv, the last of its files, has its name."""
-    real, written = os.replace, []
-
-    def replace_file(source: Path, target: Path) -> None:
-        real(source, target)
-        written.append(Path(target).name)
-        if written.count("history.csv") == epoch:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", replace_file)
-        run()
-
-
 @pytest.mark.parametrize("steps", [2, 6])  # in all: with a rate that stays, and with a cycle
-def test_a_run_that_is_resumed_is_what_it_was(
-    steps: int, sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_resumed_is_what_it_was(steps: int, sample: Split, tmp_path: Path) -> None:
     split = first(sample, 20 * steps // 2)
     plan = make_plan(split, epochs=2, batch_size=20)
     left = start_run(plan, len(split.labels), CPU)
-    leave_after(1, monkeypatch, lambda: train(left, split, split, tmp_path, quiet=True))
+    with pytest.raises(KeyboardInterrupt), stop_after(1):
+        train(left, split, split, tmp_path, quiet=True)
     assert (left.step, len(left.history)) == (steps // 2, 1)
     back = resume_run(checkpoint.load_run(tmp_path / "last.pt"), len(split.labels), CPU)
     assert (back.plan, back.step, back.history) == (left.plan, left.step, left.history)
