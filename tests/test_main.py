@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from mnist_cnn import __version__, checkpoint
 from mnist_cnn.__main__ import build_parser, main
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.recipes import RECIPES
+from mnist_cnn.system.process import Terminated, end_by_exceptions
 
 if TYPE_CHECKING:
     from forked import Forker
@@ -391,6 +393,23 @@ def assert_interrupted(outcome: Outcome, status: int, folder: Path) -> None:
     )
     assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt", "history.csv"}
     checkpoint.load(folder / "best.pt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send")
+def test_an_interruption_is_not_lost_where_pickle_drops_every_exception() -> None:
+    """copyreg does, where it notes what it knows of a class."""
+
+    class Interrupting(type):
+        def __setattr__(cls, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    class Pickled(metaclass=Interrupting):
+        pass
+
+    with pytest.raises(Terminated), end_by_exceptions(restore=True):
+        Pickled().__reduce_ex__(2)
+        time.sleep(10)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals to send")

@@ -1,6 +1,7 @@
 """What a command needs of its process: streams that print anything, signals, memory."""
 
 import contextlib
+import copyreg
 import os
 import signal
 import sys
@@ -29,7 +30,8 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
     whole at any time.
 
     No exception is raised while a module is being loaded: PyTorch's may lose it, or abort. There
-    it is put off, but not for long: before all modules are loaded nothing has been begun.
+    it is put off, but not for long: before all modules are loaded nothing has been begun. It is put
+    off in copyreg, too, which would lose it while a checkpoint is written.
 
     Args:
         restore: put the earlier handlers back in the end, also after a signal. A program that is
@@ -49,7 +51,7 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
             if now - first > PATIENCE:
                 os._exit(128 + signals[0])
             return
-        if is_loading(frame):
+        if must_wait(frame):
             if sys.platform != "win32" and now - first < LOADING:
                 before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, handle))
                 signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -81,10 +83,14 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
                 signal.signal(number, signal.SIG_IGN)
 
 
-def is_loading(frame: FrameType | None) -> bool:
-    """Tell whether a module is being loaded where a frame of the stack is, or above it."""
+def must_wait(frame: FrameType | None) -> bool:
+    """Tell whether a frame of the stack, or one above it, is in the loading of a module or copyreg.
+
+    copyreg, which pickle calls for every object, drops all exceptions in one place.
+    """
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        file = frame.f_code.co_filename
+        if file.startswith("<frozen importlib") or file == copyreg.__file__:
             return True
         frame = frame.f_back
     return False
