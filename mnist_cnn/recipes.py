@@ -119,7 +119,7 @@ FAST = Recipe(
 )
 STANDARD = Recipe(
     name="standard",
-    epochs=14,
+    epochs=10,
     batch_size=128,
     lr=0.004,
     betas=(0.9, 0.999),
