@@ -54,7 +54,6 @@ class Recipe:
         (enrich.put_side_by_side), as a share of these.
     weight_decay: each step also makes every weight smaller, by the share weight_decay times the
         learning rate (AdamW: Loshchilov and Hutter, 2019); with 0 the optimizer is plain Adam.
-    warm_up: the share of the steps over which the learning rate rises to its peak.
 
     A field that is added later gets a default that does what was done without it, so that
     checkpoints written before it can still be read and resumed.
@@ -76,7 +75,6 @@ class Recipe:
     flags: float = 0.0
     non_digits: float = 0.0
     weight_decay: float = 0.0
-    warm_up: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse values out of range (ValueError)."""
@@ -93,7 +91,6 @@ class Recipe:
         require(0 <= self.flags <= 1, "flags")
         require(0 <= self.non_digits <= 1, "non_digits")
         require(math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay")
-        require(0 < self.warm_up < 1, "warm_up")
 
 
 def require(in_range: bool, what: str) -> None:
@@ -154,6 +151,5 @@ BEST = Recipe(
     ),
     fade=0.6,
     weight_decay=0.05,
-    warm_up=0.15,
 )
 RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}

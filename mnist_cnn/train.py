@@ -32,6 +32,8 @@ from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import record
 from mnist_cnn.system.progress import Progress
 
+SHORTEST_CYCLE = 4  # steps: a cycle of fewer begins at its peak, or has no step at its peak
+
 
 def train_epoch(
     run: Run, model: nn.Module, split: Split, epoch: int, progress: Progress, ranks: Ranks
@@ -238,14 +240,12 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
         capturable=device.type == "cuda",  # can be recorded
     )
     schedule: LRScheduler
-    if recipe.warm_up * steps <= 1:
+    if steps < SHORTEST_CYCLE:
         # Without a cycle to grow in, the full rate can be too much for fresh weights.
-        schedule = ConstantLR(optimizer, factor=0.25, total_iters=steps + 1)
+        schedule = ConstantLR(optimizer, factor=0.25, total_iters=SHORTEST_CYCLE)
     else:
         # It sets Adam's learning rate; by default it would move the first of the betas too.
-        schedule = OneCycleLR(
-            optimizer, recipe.lr, steps, pct_start=recipe.warm_up, cycle_momentum=False
-        )
+        schedule = OneCycleLR(optimizer, recipe.lr, steps, cycle_momentum=False)
     losses = torch.zeros(steps, device=device)
     return Run(plan, net, copy.deepcopy(net), optimizer, schedule, losses)
 

@@ -249,7 +249,6 @@ def wrong_values(best: dict[str, Any], last: dict[str, Any]) -> dict[str, bytes]
         "recipe flags": 1.5,
         "recipe non_digits": -0.5,
         "recipe weight_decay": nan,
-        "recipe warm_up": -0.1,
         **{f"metrics {key}": None for key in best["metrics"]},
         "model fc1.bias": torch.zeros(255),
         "model fc1.weight": lambda old: old.t(),

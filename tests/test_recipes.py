@@ -87,9 +87,6 @@ def test_names_and_hyperparameters_are_had_without_loading_torch() -> None:
         ("weight_decay", -0.1),
         ("weight_decay", math.inf),
         ("weight_decay", math.nan),
-        ("warm_up", 0.0),
-        ("warm_up", 1.0),
-        ("warm_up", math.nan),
     ],
 )
 def test_a_value_out_of_range_is_refused(name: str, value: object) -> None:

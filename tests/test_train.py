@@ -113,22 +113,22 @@ def test_one_step_lowers_the_loss_markedly_and_moves_every_weight(seed: int, sam
         assert not torch.equal(old, new), weight
 
 
-@pytest.mark.parametrize(("decay", "warm_up"), [(0.0, 0.3), (3.0, 0.5)])
+@pytest.mark.parametrize("decay", [0.0, 3.0])
 def test_an_epoch_is_what_a_textbook_writes(
-    decay: float, warm_up: float, sample: Split, monkeypatch: pytest.MonkeyPatch
+    decay: float, sample: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without augmentation, dropout and smoothing: Adam, a one-cycle rate, cross-entropy."""
     monkeypatch.setattr("mnist_cnn.train.fast_precision", lambda device: nullcontext())
     split = first(sample, 120)
     plan = make_plan(
         split, seed=4, epochs=2, batch_size=20, dropout=(0.0, 0.0), augmentation=STILL, average=0.0,
-        weight_decay=decay, warm_up=warm_up,
+        weight_decay=decay,
     )  # fmt: skip
     run = start_run(plan, 120, CPU)
     net = copy.deepcopy(run.net)
     optimizer = torch.optim.Adam(net.parameters(), betas=plan.recipe.betas)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.recipe.lr, total_steps=12, pct_start=warm_up, cycle_momentum=False
+        optimizer, plan.recipe.lr, total_steps=12, cycle_momentum=False
     )
     for epoch in (1, 2):
         run_epoch(run, split, epoch)
@@ -247,14 +247,12 @@ def test_the_rate_rises_to_its_peak_and_falls(sample: Split) -> None:
     assert 0 < rates.index(max(rates)) < 4
 
 
-@pytest.mark.parametrize("warm_up", [0.15, 0.3])
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 7, 8])
-def test_however_few_steps_a_run_has_it_learns(steps: int, warm_up: float, sample: Split) -> None:
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_however_few_steps_a_run_has_it_learns(steps: int, sample: Split) -> None:
     split = first(sample, 100 * steps)
     plan = make_plan(
-        split, epochs=1, batch_size=100, dropout=(0.0, 0.0), augmentation=STILL, average=0.0,
-        warm_up=warm_up,
-    )  # fmt: skip
+        split, epochs=1, batch_size=100, dropout=(0.0, 0.0), augmentation=STILL, average=0.0
+    )
     run = start_run(plan, len(split.labels), CPU)
     before = loss_of(run.net, split)
     run_epoch(run, split)

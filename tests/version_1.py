@@ -9,7 +9,7 @@ from mnist_cnn import checkpoint
 from mnist_cnn.train import resume_run
 
 # The entries of a recipe that 1.0 did not know, with what they are where it did what it did.
-LATER: dict[str, Any] = {"flags": 0.0, "non_digits": 0.0, "weight_decay": 0.0, "warm_up": 0.3}
+LATER: dict[str, Any] = {"flags": 0.0, "non_digits": 0.0, "weight_decay": 0.0}
 
 
 def write_as_version_1(source: Path, target: Path) -> None:
