@@ -1,7 +1,7 @@
 """Run the tutorial's code, bring its outputs and pictures up to date, make the notebook.
 
-    python docs/build.py          run every block; mend what has changed in the text; draw the
-                                  pictures into docs/tutorial/; write docs/tutorial.ipynb
+    python docs/build.py          run every block; renew every figure in the text and the pictures
+                                  in docs/tutorial/, so that they agree; write docs/tutorial.ipynb
     python docs/build.py check    run every block; only say what differs (the tests do this)
     python docs/build.py quotes   only mend the quotations, tables and the notebook: runs nothing
 
@@ -11,7 +11,9 @@ docs/tutorial.md is the one source. What the code decides is marked in it:
     ```text                              what the block above prints; options after the word say
                                          how far its figures may be off (see Tolerance)
     ```python quote=FILE:NAME            a function, class or constant of the package, as it is in
-                                         that file; with `without=docstring`, without that
+                                         that file, below a line that says so; with
+                                         `without=docstring`, without that; with `run=yes`, it is
+                                         run, and has no such line
     98.1 %<!--={100 * share:.1f} %-->    a figure in the prose: what an f-string gives at the end
                                          of the section; options may follow after a "|"
     <!-- table: NAME --> ... <!-- /table -->   a table made by the function NAME_table below
@@ -314,6 +316,8 @@ def mend_quotes(pieces: list[Prose | Fence], report: Report) -> None:
                 continue
             file, _, name = piece.options["quote"].partition(":")
             source = quote(ROOT / file, name, piece.options.get("without") == "docstring")
+            if "run" not in piece.options:
+                source = f"# {file}: to read, not to paste\n{source}"
             if source != piece.text:
                 report.differences.append(
                     f"{TEXT.name}:{piece.line}: this is not {name} as it is in {file}: "
@@ -531,7 +535,6 @@ def main() -> int:
     """Do what the command line asks for; 1 if something differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("action", nargs="?", default="build", choices=("build", "check", "quotes"))
-    parser.add_argument("--fresh", action="store_true", help="renew every figure")
     parser.add_argument("--times", action="store_true", help="say what each block took")
     args = parser.parse_args()
     text, report = TEXT.read_text(encoding="utf-8"), Report()
@@ -542,7 +545,7 @@ def main() -> int:
             text = join(pieces)
         else:
             with tempfile.TemporaryDirectory() as scratch:
-                text = build(text, Path(scratch), report, args.fresh)
+                text = build(text, Path(scratch), report, args.action == "build")
                 if args.action == "build":
                     shutil.rmtree(PICTURES, ignore_errors=True)
                     PICTURES.mkdir()

@@ -20,12 +20,12 @@ PAGE = DOCS / "tutorial.md"
 
 # What a beginner does not know. The page explains each in bold, where it uses it first.
 TERMS = """
-    accuracy, augmentation, backpropagation, batch, bias, channel, checkpoint, class, confidence,
-    confusion matrix, cross-entropy, DataLoader, Dataset, dropout, epoch, F1, feature map, filter,
-    fully connected, gradient, hyperparameter, kernel, label, layer, learning rate, linear, logit,
-    loss, max pooling, one-cycle, overfitting, parameter, pixel, precision, recall, ReLU, schedule,
-    seed, SGD, shape, slope, softmax, split, step, tensor, test set, training set, validation split,
-    weight
+    accuracy, augmentation, backpropagation, batch, batch normalisation, bias, channel, checkpoint,
+    class, confidence, confusion matrix, cross-entropy, DataLoader, Dataset, dropout, epoch, F1,
+    feature, feature map, filter, fully connected, gradient, hyperparameter, kernel, label, layer,
+    learning rate, linear, logit, loss, max pooling, one-cycle, optimizer, overfitting, padding,
+    parameter, pixel, precision, recall, ReLU, schedule, seed, SGD, shape, slope, softmax, split,
+    step, stride, tensor, test set, training set, validation split, weight, weight decay
 """
 
 
