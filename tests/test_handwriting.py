@@ -72,6 +72,18 @@ def test_framed(thickness, inset):
     assert_all_come_back(make)
 
 
+@pytest.mark.parametrize("thickness", [3, 12])
+@pytest.mark.parametrize("touching", [False, True])
+def test_nothing_but_a_frame_or_a_digit_that_touches_it_all_is_told(thickness, touching):
+    picture = np.full((120, 100), 255, np.uint8)
+    cv2.rectangle(picture, (0, 0), (99, 119), 0, thickness)
+    if touching:
+        cv2.line(picture, (50, 30), (50, 119), 0, 6)
+    for make in (prepare, find_digits):
+        with pytest.raises(Error, match="no ink was found but a frame"):
+            make(picture)
+
+
 def test_black_square_on_a_white_page():
     def make(digit):
         page = np.full((400, 480), 255, np.uint8)

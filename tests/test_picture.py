@@ -177,6 +177,16 @@ def test_whatever_a_decoder_raises_is_the_files_error(tmp_path, problem):
         Image.register_open("PNG", opened, accept)
 
 
+def test_a_picture_is_not_called_damaged_where_memory_runs_out(tmp_path, monkeypatch):
+    def run_out(image):
+        raise MemoryError
+
+    monkeypatch.setattr("mnist_cnn.handwriting.picture.to_grey", run_out)
+    Image.new("L", (9, 9)).save(tmp_path / "digit.png")
+    with pytest.raises(MemoryError):
+        read_picture(tmp_path / "digit.png")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes and symbolic links")
 def test_what_is_no_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")

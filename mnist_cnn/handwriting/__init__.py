@@ -132,7 +132,7 @@ def find_digits(grey: Grey, read: Read | None = None) -> list[Digit]:
             digit is cut, where ink is least.
 
     Raises:
-        Error: the picture shows no ink.
+        Error: the picture shows no ink, or too many pieces of it to be digits.
         ValueError: it is no such array.
     """
     grey = check_grey(grey)

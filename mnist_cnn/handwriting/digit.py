@@ -34,6 +34,7 @@ THICKENED, THINNED = 2.5, 4.2
 # more than ALIKE of the digit's weight, of the size of both together.
 REACH, ALIKE = 0.2, 0.15
 LOOP = 24  # fine pixels: what strokes enclose, from here on, is a loop and not a gap between them
+ONLY_FRAME = "no ink was found but a frame along the picture's edges: cut it off"
 
 
 # ------------------------------------------------------------------------------ which ink it is
@@ -103,7 +104,7 @@ def find_pieces(ink: Ink) -> tuple[Labels, Boxes, NDArray[np.float64]]:
         label 0, counts 0.
 
     Raises:
-        Error: there is none.
+        Error: there is none, or nothing but a frame along the edges.
     """
     mask = (ink >= INK).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
@@ -113,7 +114,10 @@ def find_pieces(ink: Ink) -> tuple[Labels, Boxes, NDArray[np.float64]]:
     if not mass.any():
         raise Error("no ink was found in the picture")
     pieces, boxes = np.asarray(labels, np.int32), np.asarray(stats[:, :4], np.int32)
-    return pieces, boxes, mass * (1 - touching(pieces, boxes)) ** 4
+    counted = mass * (1 - touching(pieces, boxes)) ** 4
+    if not counted.any():
+        raise Error(ONLY_FRAME)
+    return pieces, boxes, counted
 
 
 def touching(labels: Labels, boxes: Boxes) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mnist_cnn import Error
 from mnist_cnn.handwriting.arrays import Box, Ink, around, cropped, longest_side
-from mnist_cnn.handwriting.digit import depth_of, find_pieces, only, touching
+from mnist_cnn.handwriting.digit import ONLY_FRAME, depth_of, find_pieces, only, touching
 from mnist_cnn.handwriting.ink import INK
 
 RIM = 0.35  # of the rim of a box: what lies along the picture's edge with more of it is no digit
@@ -55,7 +55,7 @@ def find_parts(ink: Ink) -> list[Part]:
     labels, boxes, mass = find_pieces(ink)
     mass[touching(labels, boxes) > RIM] = 0
     if not mass.any():
-        raise Error("no ink was found in the picture")
+        raise Error(ONLY_FRAME)
     sides = boxes[:, 2:].max(1)
     order = np.argsort(sides)
     share = np.cumsum(mass[order]) / mass.sum()

@@ -108,6 +108,8 @@ def decode(
             return np.array(plane)
     except (TooLarge, Image.DecompressionBombError):
         raise TooLarge from None
+    except MemoryError:
+        raise
     except Exception as problem:  # each decoder has its own way to fail: none may end a batch
         raise Damaged(one_line(problem)) from problem
 
