@@ -48,6 +48,16 @@ def test_auto_passes_over_an_accelerator_that_does_not_work(
     assert err.startswith(f"warning: {BROKEN} cannot be used (") and err.count("\n") == 1
 
 
+def test_more_processes_than_gpus_are_refused_and_not_put_on_the_cpu_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those on GPUs would wait for the others, which would wait for them in another way."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    with pytest.raises(Error, match="cuda cannot be used"):
+        choose_device("auto", local_rank=999)
+
+
 @pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:-2", "cuda:999", "meta", "xla"])
 def test_a_device_that_is_not_there_is_refused_in_one_line(
     name: str, recwarn: pytest.WarningsRecorder

@@ -86,6 +86,19 @@ def test_several_processes_cannot_share_an_accelerator(device: str) -> None:
         shared.__enter__()
 
 
+def test_processes_that_cannot_be_connected_are_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(backend: str) -> None:
+        raise RuntimeError(f"no {backend} in this PyTorch\nand a trace of it")
+
+    monkeypatch.setattr(dist, "init_process_group", refuse)
+    connected = connect(Ranks(rank=0, count=2, local=0), torch.device("cpu"))
+    with pytest.raises(Error, match="--device cpu") as caught:
+        connected.__enter__()
+    assert "(no gloo in this PyTorch)" in str(caught.value)
+
+
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A process group of this process alone, which passes for a group of two.

@@ -1,5 +1,6 @@
 """Where the network runs: the CPU, or whatever accelerator PyTorch finds."""
 
+import contextlib
 import ctypes
 import functools
 import sys
@@ -22,7 +23,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
             the process's own device.
 
     Raises:
-        Error: PyTorch does not know the device, or there is none here.
+        Error: PyTorch does not know the device, or there is none here, or not for each process.
     """
     auto = name == "auto"
     if auto:
@@ -42,7 +43,9 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     if device.index is None and device.type == "cuda":
         device = torch.device("cuda", local_rank)
     why = why_unusable(device)
-    if why and auto:  # on a virtual Mac, say, whose GPU is found but has no memory
+    more_processes_than_gpus = device.type == "cuda" and local_rank > 0
+    if why and auto and not more_processes_than_gpus:
+        # On a virtual Mac, say, a GPU is found, but it has no memory.
         print(f"warning: {name} cannot be used ({why}): running on the CPU", file=sys.stderr)
         return torch.device("cpu")
     if why:
@@ -59,7 +62,7 @@ def why_unusable(device: torch.device) -> str:
     return ""
 
 
-def fast_precision(device: torch.device) -> torch.autocast:
+def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return a context in which products take half as many bits where that is faster.
 
     The 16 bits are those of bfloat16: as wide a range as float32, with 8 bits of precision instead
@@ -70,7 +73,7 @@ def fast_precision(device: torch.device) -> torch.autocast:
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         faster = device.type == "cpu" and cpu_multiplies_bfloat16()
-    return torch.autocast(device.type, torch.bfloat16, enabled=faster)
+    return torch.autocast(device.type, torch.bfloat16) if faster else contextlib.nullcontext()
 
 
 @functools.cache

@@ -39,7 +39,9 @@ class Ranks:
 
     def share_gradients(self, net: nn.Module) -> nn.Module:
         """Wrap a network so that backward averages its gradients over all processes."""
-        return DistributedDataParallel(net) if self.count > 1 else net
+        if self.count == 1:
+            return net
+        return DistributedDataParallel(net, broadcast_buffers=False)  # they are constants
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Add a tensor up over all processes; every one gets the result."""
@@ -94,8 +96,8 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """Join the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo.
 
     Raises:
-        Error: neither can serve the device, or it is not this process's own; or another process
-            has ended.
+        Error: neither can serve the device, or it is not this process's own; or the processes do
+            not find each other; or another one has ended.
         SystemExit: on the others, in silence, for an error that rank 0 tells the user.
     """
     if ranks.count == 1:
@@ -108,7 +110,13 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL talks through the current one
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise Error(
+            f"the processes cannot be connected ({why}): use --device cpu, or one process"
+        ) from None
     try:
         yield
     except Error:
