@@ -32,6 +32,7 @@ from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import record
 from mnist_cnn.system.progress import Progress
 
+MAX_STEPS = 10_000_000  # of a run: last.pt has the loss of each, and has to stay readable
 SHORTEST_CYCLE = 4  # steps: a cycle of fewer begins at its peak, or has no step at its peak
 
 
@@ -199,7 +200,7 @@ def plan_run(
         train_split: the network will normalise by the mean and the deviation of its pixels.
 
     Raises:
-        Error: the batch is larger than the training split.
+        Error: the batch is larger than the training split, or there are too many steps.
     """
     recipe = RECIPES[name]
     recipe = dataclasses.replace(recipe, epochs=SOURCES[dataset].epochs * recipe.epochs)
@@ -210,6 +211,11 @@ def plan_run(
         raise Error(
             f"--batch-size {recipe.batch_size} is more than the "
             f"{len(train_split.labels)} training images of {dataset}: choose a smaller one"
+        )
+    if recipe.epochs * (len(train_split.labels) // recipe.batch_size) > MAX_STEPS:
+        raise Error(
+            f"this run would have more than {MAX_STEPS:,} steps: use a larger --batch-size or "
+            "fewer --epochs"
         )
     mean, std = pixel_statistics(train_split.images)
     versions = {"mnist_cnn": mnist_cnn.__version__, "torch": str(torch.__version__)}
@@ -227,9 +233,11 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
     recipe = plan.recipe
     steps = recipe.epochs * (images // recipe.batch_size)
     torch.manual_seed(plan.seed)  # of the first weights
-    # channels_last keeps the channels of a pixel side by side in memory, which makes
-    # convolutions on a CPU faster.
-    net = CNN(**plan.model_args).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = CNN(**plan.model_args).to(device)
+    if device.type != "mps":  # on Macs PyTorch's gradients can be wrong then: its issue 107214
+        # channels_last keeps the channels of a pixel side by side in memory, which makes
+        # convolutions on a CPU faster.
+        net = net.to(memory_format=torch.channels_last)
     kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
     optimizer = kind(
         net.parameters(),

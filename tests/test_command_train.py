@@ -146,6 +146,14 @@ def test_replacing_an_earlier_run_is_said(cli: Callable, digits: Tiny, tmp_path:
     assert cli(*OPTIONS, "--quiet").err == ""
 
 
+def test_an_earlier_run_is_one_without_its_best_too(
+    cli: Callable, digits: Tiny, tmp_path: Path
+) -> None:
+    cli(*OPTIONS)
+    (tmp_path / "checkpoints" / "best.pt").rename(tmp_path / "kept.pt")
+    assert "replacing the earlier run in checkpoints\n" in cli(*OPTIONS).err
+
+
 @pytest.mark.parametrize(
     "mistake",
     [("--batch-size", 201), ("--device", "nonsense"), ("--data-dir", "file"),

@@ -24,9 +24,11 @@ from mnist_cnn.enrich import NO_DIGIT
 from mnist_cnn.evaluate import compute_logits, evaluate, fit_temperature
 from mnist_cnn.model import COLDEST, HOTTEST
 from mnist_cnn.recipes import RECIPES, Augmentation
+from mnist_cnn.system.container import FLOAT, MAX_BYTES
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.progress import Progress
 from mnist_cnn.train import (
+    MAX_STEPS,
     check_steps,
     describe_epoch,
     plan_run,
@@ -490,6 +492,17 @@ def test_a_batch_may_be_as_large_as_the_training_split_and_no_larger(sample: Spl
     assert plan_run("standard", {"batch_size": 100}, 0, "sample", split).recipe.batch_size == 100
     with pytest.raises(Error, match="--batch-size 101 is more than the 100 training images"):
         plan_run("standard", {"batch_size": 101}, 0, "sample", split)
+
+
+def test_a_run_of_more_steps_than_last_pt_has_room_for_is_refused(
+    sample: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_STEPS * FLOAT < MAX_BYTES / 2
+    monkeypatch.setattr("mnist_cnn.train.MAX_STEPS", 900)
+    split = first(sample, 100)  # 20 steps an epoch
+    plan_run("fast", {"epochs": 45, "batch_size": 5}, 0, "sample", split)
+    with pytest.raises(Error, match="more than 900 steps: use a larger --batch-size or fewer"):
+        plan_run("fast", {"epochs": 46, "batch_size": 5}, 0, "sample", split)
 
 
 def test_the_first_weights_follow_the_seed(sample: Split) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 import shlex
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -160,7 +162,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
     check_folder(out_dir, "--out-dir", make=True)
     locks.enter_context(lock_folder(out_dir, "--out-dir"))
     remove_leavings(out_dir, (*OUTPUTS, TRIAL))
-    spare_earlier_run(args, Path(out_dir) / "best.pt", fallen_back)
+    spare_earlier_run(args, Path(out_dir), fallen_back)
     if fallen_back:
         say(
             "warning: training on the bundled sample of 4,000 digits, because MNIST is not in "
@@ -179,23 +181,24 @@ def refuse_beside_resume(args: argparse.Namespace) -> None:
             raise Error(f"--{name} cannot be changed with --resume: leave it out, or start anew")
 
 
-def spare_earlier_run(args: argparse.Namespace, best: Path, fallen_back: str) -> None:
+def spare_earlier_run(args: argparse.Namespace, out_dir: Path, fallen_back: str) -> None:
     """Say that an earlier run will be replaced; refuse to replace a better one by the sample's.
 
     Args:
-        best: where this run's best.pt will be.
         fallen_back: why it had to be the sample; "" where that was nobody's fallback.
     """
-    going_on = args.resume is not None and best.parent.samefile(Path(args.resume).parent)
-    if not best.exists() or going_on:
+    earlier = [out_dir / name for name in ("best.pt", "last.pt") if (out_dir / name).exists()]
+    going_on = args.resume is not None and out_dir.samefile(Path(args.resume).parent)
+    if not earlier or going_on:
         return
-    if fallen_back and trained_on(best) == "mnist":
-        raise Error(
-            f"{best} was trained on mnist, which cannot be had now ({fallen_back}): to train "
-            "on the sample without replacing it, choose another folder with --out-dir"
-        )
+    for path in earlier:
+        if fallen_back and trained_on(path) == "mnist":
+            raise Error(
+                f"{path} was trained on mnist, which cannot be had now ({fallen_back}): to train "
+                "on the sample without replacing it, choose another folder with --out-dir"
+            )
     if not args.quiet:
-        say(f"replacing the earlier run in {best.parent}")
+        say(f"replacing the earlier run in {out_dir}")
 
 
 def trained_on(path: Path) -> str:
@@ -274,4 +277,5 @@ def how_to_resume(plan: "Plan", out_dir: str, args: argparse.Namespace) -> str:
         command += ["--data-dir", args.data_dir]
     if args.device != "auto":
         command += ["--device", args.device]
-    return f": go on after epoch {len(paused.history)} with {shlex.join(command)}"
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    return f": go on after epoch {len(paused.history)} with {join(command)}"
