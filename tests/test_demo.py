@@ -221,6 +221,28 @@ def test_takes_strokes_back_and_clears_with_one_click(open_page):
     assert number(page) == "0"
 
 
+@pytest.mark.parametrize("press", ["Control+z", "Undo", "Clear"])
+def test_what_takes_the_stroke_away_that_is_being_drawn_ends_it(open_page, press):
+    page = open_page()
+    problems = []
+    page.on("pageerror", lambda problem: problems.append(problem))
+    first, middle, *rest = places(page, ONE)
+    page.mouse.move(*first)
+    page.mouse.down()
+    page.mouse.move(*middle)
+    if press == "Control+z":
+        page.keyboard.press(press)
+    else:  # by another pointer
+        page.evaluate("(name) => document.querySelector(name).click()", f".{press.lower()}")
+    for place in rest:
+        page.mouse.move(*place)
+    page.mouse.up()
+    assert ink_on_paper(page) == 0
+    assert not problems
+    draw(page, ZERO)
+    assert number(page) == "0"
+
+
 def test_an_answer_that_comes_late_is_dropped(open_page):
     page = open_page()
     page.evaluate("""() => {

@@ -215,6 +215,7 @@ for (const end of ["pointerup", "pointercancel"]) {
 }
 
 function clear() {
+  drawing = false; // the pen may still be down
   strokes = [];
   photo = null;
   boxes = [];
@@ -222,6 +223,7 @@ function clear() {
 }
 
 function undo() {
+  drawing = false;
   if (photo) photo = null;
   else strokes.pop();
   boxes = [];

@@ -333,6 +333,7 @@ const ink = makeCanvas(INK_SIDE, INK_SIDE); // the same drawing, at the size at 
 const inkContext = ink.getContext("2d", { willReadFrequently: true });
 let strokes = [];
 let isExample = false; // then the pen starts a clean sheet
+let pen = null; // the pointer that draws
 
 // Draws a stroke from point number `first` on, on a square canvas.
 function drawStroke(context, points, first) {
@@ -381,6 +382,7 @@ function update() {
 
 // An example's strokes, or none, in place of what was drawn.
 function replaceDrawing(example) {
+  pen = null; // it may still be down
   setStrokes(example);
   isExample = example.length > 0;
   update();
@@ -409,7 +411,6 @@ function extendStroke(points) {
 }
 
 function listen() {
-  let pen = null; // the pointer that draws
   const place = ({ clientX, clientY }) => {
     const { left, top, width, height } = paper.getBoundingClientRect();
     return [(clientX - left) / width, (clientY - top) / height];
@@ -417,9 +418,9 @@ function listen() {
   paper.addEventListener("pointerdown", (event) => {
     if (pen !== null || event.button !== 0) return;
     event.preventDefault();
+    if (isExample) replaceDrawing([]);
     pen = event.pointerId;
     paper.setPointerCapture(pen); // the stroke may leave the paper and come back
-    if (isExample) replaceDrawing([]);
     strokes = [...strokes, []];
     extendStroke([place(event)]);
   });
