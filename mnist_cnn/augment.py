@@ -89,9 +89,9 @@ def warp_basis(device: torch.device) -> torch.Tensor:
 def vary_strokes(images: torch.Tensor, strength: float) -> torch.Tensor:
     """Thicken strokes in the first half of a batch and thin them in the second.
 
-    The order of a batch is random, so which half an image is in is random too; in each, about
-    every other image stays as it is. A pixel moves toward the brightest (thicker) or darkest
-    (thinner) of itself and its four neighbours.
+    The order of a batch is random, so which half an image is in is random too (the one image of a
+    batch of 1 can only be thinned); in each, about every other image stays as it is. A pixel moves
+    toward the brightest (thicker) or darkest (thinner) of itself and its four neighbours.
 
     Args:
         images: uint8 (N, 1, 28, 28).

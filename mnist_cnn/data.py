@@ -16,7 +16,7 @@ from mnist_cnn.download import read_file
 
 
 class Split(NamedTuple):
-    """Images with their labels: uint8 (N, 28, 28), int64 (N,) with values from 0 to 9."""
+    """Images with their labels: uint8 (N, 28, 28), int64 (N,) from 0 to 9 or enrich.NO_DIGIT."""
 
     images: torch.Tensor
     labels: torch.Tensor

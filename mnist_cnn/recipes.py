@@ -12,7 +12,8 @@ class Augmentation:
 
     rotate: largest angle, in radians, either way.
     shift: largest shift along each axis, as a share of the image's side.
-    scale: largest change of size along each axis, as a share.
+    scale: how much of the old image, more or less, the new one shows along each axis, at most, as a
+        share: at 0.2 a digit gets up to a quarter larger or a sixth smaller.
     shear: largest slant, in pixels sideways per pixel of height.
     elastic: standard deviation of the elastic displacement, in pixels.
     stroke: how far strokes are thickened or thinned, from 0 (not) to 1 (by a whole pixel on each

@@ -193,6 +193,8 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], title: str
     The shades are those of each row's mistakes: right answers are so many more that on one scale
     with them every mistake would look like none.
     """
+    from matplotlib.patches import Rectangle
+
     n = len(classes)
     figure = new_figure(0.62 * n + 2, 0.62 * n + 1.6)
     axes = figure.subplots()
@@ -209,13 +211,11 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], title: str
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     for i in range(n):
-        from matplotlib.patches import Rectangle
-
         axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, color=BLUE, alpha=0.15, lw=0))
         for j in range(n):
             text = f"{counts[i, j]}" if counts[i, j] else "·"
             weight = "bold" if i == j else "normal"
-            color = "black" if counts[i, j] else "#bbbbbb"
+            color = "black" if counts[i, j] else PALE
             axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color, weight=weight)
     return figure
 
