@@ -11,6 +11,7 @@ import functools
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -136,7 +137,9 @@ def save(figure: "Figure", suffix: str) -> bytes:
     width, height = figure.get_size_inches()
     area = Bbox.from_extents(-MARGIN, -MARGIN, width + MARGIN, height + MARGIN)
     kind = suffix.lstrip(".").lower()
-    figure.savefig(buffer, format=kind, dpi=144, bbox_inches=area)
+    with warnings.catch_warnings():  # a file's name in the title may be in any script
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format=kind, dpi=144, bbox_inches=area)
     return buffer.getvalue()
 
 

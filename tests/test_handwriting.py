@@ -93,6 +93,20 @@ def test_black_square_on_a_white_page():
     assert_all_come_back(make)
 
 
+def test_photo_between_black_bars():
+    def make(digit):
+        bar = np.zeros((200, 420), np.uint8)
+        return np.concatenate([bar, on_paper(digit).astype(np.uint8), bar])
+
+    assert_all_come_back(make)
+
+
+def test_a_hairline_is_as_black_as_any_stroke():
+    picture = np.full((1024, 1024), 255, np.uint8)
+    cv2.polylines(picture, [np.array([(300, 250), (700, 250), (450, 800)])], False, 0, 1)
+    assert prepare(picture).image.max() > 240
+
+
 @pytest.mark.parametrize("step", [step.name for step in STEPS if step.name not in NEEDED])
 def test_a_step_can_be_left_out(step):
     # The other steps assume dark ink and a picture with something to be cleaned.

@@ -84,6 +84,17 @@ def test_bar_of_a_seven_is_no_line():
     assert (remove_lines(ink) == ink).all()
 
 
+@pytest.mark.parametrize("tilt", [0, 20])
+@pytest.mark.parametrize(
+    ("shape", "pen"), [((648, 1152), 5), ((720, 1280), 10), ((400, 400), 4), ((1024, 768), 8)]
+)
+def test_a_one_as_high_as_the_picture_is_no_line(shape, pen, tilt):
+    ink = np.zeros(shape, np.uint8)
+    middle = shape[1] // 2
+    cv2.line(ink, (middle + tilt, 20), (middle - tilt, shape[0] - 20), 255, pen)
+    assert (remove_lines(ink) == ink).all()
+
+
 def test_paler_part_of_the_paper_is_no_sheet():
     paper = np.full((360, 420), 250.0)
     paper[110:300, 120:300] = 228  # the FIVE reaches beyond it

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from pictures import FIVE, TEN, enlarged, likeness, on_paper
+from pictures import FIVE, TEN, claiming, enlarged, likeness, on_paper
 from PIL import Image, ImageFile
 
 from mnist_cnn import Error
@@ -64,6 +64,28 @@ def test_sixteen_bit_of_which_twelve_are_used():
     picture = (255 - enlarged(FIVE)).astype(np.uint16) * 16
     grey = np.array(to_grey(Image.fromarray(picture)))
     assert np.abs(grey.astype(int) - (255 - enlarged(FIVE))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda grey: grey, lambda grey: grey / 255, lambda grey: 0.9 * grey / 255,
+     lambda grey: grey / 127.5 - 1, lambda grey: np.where(grey == grey[0, 0], np.inf, grey)],
+    ids=["to 255", "to 1", "to 0.9", "from -1 to 1", "paper is infinite"],
+)  # fmt: skip
+def test_real_numbers(change, tmp_path):
+    grey = 255 - enlarged(FIVE).astype(np.float32)
+    Image.fromarray(change(grey).astype(np.float32)).save(tmp_path / "digit.tif")
+    assert_same_in_file(tmp_path / "digit.tif", FIVE)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, np.nan, -np.inf])
+def test_real_numbers_that_show_nothing(value):
+    assert not np.array(to_grey(Image.fromarray(np.full((9, 9), value, np.float32)))).any()
+
+
+def test_a_picture_too_long_for_memory_is_refused(tmp_path):
+    (tmp_path / "strip.png").write_bytes(claiming(70_000, 1))
+    assert_refused(tmp_path / "strip.png", "65,535 on a side")
 
 
 def test_palette_with_a_transparent_colour(tmp_path):

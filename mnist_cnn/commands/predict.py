@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if drawn:
         write_picture(draw_answers(drawn, args.number), args.show_input)
         say(f"wrote {args.show_input}")
+    elif args.show_input:
+        say(f"{args.show_input} was not written: none of the first pictures could be read")
     for line in lines:
         print(line)
     if args.json:

@@ -150,6 +150,8 @@ def mend_strokes(ink: Ink) -> Ink:
     ink = cropped(ink)
     longest = BOX * FINE
     fine = scaled(ink, longest / max(ink.shape))
+    # A hairline gets pale when it is made smaller.
+    fine = np.asarray(cv2.convertScaleAbs(fine, alpha=255 / fine.max()), np.uint8)
     width = stroke_width(fine)
     if THIN * FINE <= width <= THICK * FINE:
         return ink

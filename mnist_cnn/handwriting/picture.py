@@ -20,6 +20,7 @@ from mnist_cnn.handwriting.arrays import Grey, above_surroundings
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")  # EPS would run code
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO 23008-12
 MAX_PIXELS = 80_000_000  # a 6000x8000 photograph and two thirds as much again
+MAX_SIDE = 65_535  # OpenCV keeps a table for each column of what it makes smaller
 
 # What turns a picture upright, by its EXIF orientation (Exif 2.32, section 4.6.4, tag 274).
 TURNS = {
@@ -64,7 +65,7 @@ def read_picture(path: str | os.PathLike[str], room: Room = nullcontext) -> Grey
         if not stat.S_ISREG(kind):
             raise Error(f"{name} is no regular file: give a picture file")
         with path.open("rb") as file:
-            return decode(file, FORMATS, lambda width, height: width * height <= MAX_PIXELS, room)
+            return decode(file, FORMATS, is_of_fair_size, room)
     except (FileNotFoundError, NotADirectoryError):
         raise Error(f"{name} does not exist: check the name") from None
     except PermissionError:
@@ -73,9 +74,17 @@ def read_picture(path: str | os.PathLike[str], room: Room = nullcontext) -> Grey
         raise Error(f"{name} cannot be read ({one_line(problem)}): check the file") from None
     except TooLarge:
         limit = MAX_PIXELS // 1_000_000
-        raise Error(f"{name} has more than {limit} million pixels: make it smaller") from None
+        raise Error(
+            f"{name} has more than {limit} million pixels, or than {MAX_SIDE:,} on a side: make "
+            "it smaller"
+        ) from None
     except Damaged as damage:
         raise Error(f"{name} {describe_damage(path, damage)}") from None
+
+
+def is_of_fair_size(width: int, height: int) -> bool:
+    """Tell whether a picture of so many pixels can be read in a fair amount of memory."""
+    return width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
 
 
 def decode(
@@ -161,9 +170,16 @@ def to_grey(image: Image.Image) -> Image.Image:
 def find_plane(image: Image.Image) -> Image.Image:
     """Return the grey image in which most is seen of one of any mode."""
     if image.mode.startswith("I") or image.mode == "F":
-        # The file does not say how many bits are used: what exceeds 8 is scaled by its brightest.
-        values = np.nan_to_num(np.array(image, np.float32), copy=False)
-        values *= 255 / max(255.0, float(values.max()))
+        # The file does not say how many bits are used: what exceeds 8 is scaled by its brightest,
+        # and so are real numbers from 0 to 1 or from -1 to 1.
+        values = np.array(image, np.float32)
+        known = values[np.isfinite(values)]
+        lowest, brightest = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+        values = np.nan_to_num(values, copy=False, nan=lowest, posinf=brightest, neginf=lowest)
+        values -= min(0.0, lowest)
+        brightest -= min(0.0, lowest)
+        fraction = image.mode == "F" and 0 < brightest <= 2
+        values *= 255 / (brightest if fraction else max(255.0, brightest))
         return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = on_paper(image if image.mode == "RGBA" else image.convert("RGBA"))
