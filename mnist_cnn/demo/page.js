@@ -97,6 +97,8 @@ function takePicture() {
 
 let asking = false;
 let changed = false;
+let stale = false; // what was asked about is no longer on the paper, and nothing is asked yet
+const NO_ANSWER = { error: "No answer came. The reason stands in the terminal behind this page." };
 
 // One question at a time. What has changed meanwhile is asked next, and old answers are dropped.
 async function ask() {
@@ -105,15 +107,15 @@ async function ask() {
   asking = true;
   find(".result").setAttribute("aria-busy", "true");
   while (changed) {
-    changed = false;
+    changed = stale = false;
     const picture = takePicture();
     let answer = { number: "", digits: [] };
     try {
-      if (picture) answer = await server.answer(picture.url);
+      if (picture) answer = (await server.answer(picture.url)) ?? NO_ANSWER;
     } catch {
-      answer = { error: "No answer came. The reason stands in the terminal behind this page." };
+      answer = NO_ANSWER;
     }
-    if (!changed) show(answer, picture);
+    if (!changed && !stale) show(answer, picture);
   }
   asking = false;
   find(".result").setAttribute("aria-busy", "false");
@@ -183,24 +185,26 @@ function fillCard(card, { digit, image, probabilities }) {
 
 // ---- pen, buttons, photos
 
-let drawing = false;
+let pen = null; // the pointer that draws
+let opened = 0; // counts what was put on the paper: a file that takes long to decode may be late
 const place = ({ clientX, clientY }) => {
   const { left, top, width } = sheet.getBoundingClientRect();
   return [(clientX - left) / width, (clientY - top) / width];
 };
 
 sheet.addEventListener("pointerdown", (event) => {
-  if (!event.isPrimary || event.button !== 0) return;
+  if (pen !== null || event.button !== 0) return;
   event.preventDefault();
-  sheet.setPointerCapture(event.pointerId); // the stroke may leave the paper and come back
   if (photo) clear();
-  drawing = true;
+  opened++;
+  pen = event.pointerId;
+  sheet.setPointerCapture(pen); // the stroke may leave the paper and come back
   strokes.push([place(event)]);
   draw();
 });
 
 sheet.addEventListener("pointermove", (event) => {
-  if (!drawing || !event.isPrimary) return;
+  if (event.pointerId !== pen) return;
   const moves = event.getCoalescedEvents?.() ?? [];
   strokes.at(-1).push(...(moves.length ? moves : [event]).map(place));
   draw();
@@ -208,14 +212,16 @@ sheet.addEventListener("pointermove", (event) => {
 
 for (const end of ["pointerup", "pointercancel"]) {
   sheet.addEventListener(end, (event) => {
-    if (!drawing || !event.isPrimary) return;
-    drawing = false;
+    if (event.pointerId !== pen) return;
+    pen = null;
     ask();
   });
 }
 
 function clear() {
-  drawing = false; // the pen may still be down
+  pen = null; // it may still be down
+  stale = true;
+  opened++;
   strokes = [];
   photo = null;
   boxes = [];
@@ -223,7 +229,8 @@ function clear() {
 }
 
 function undo() {
-  drawing = false;
+  pen = null;
+  opened++;
   if (photo) photo = null;
   else strokes.pop();
   boxes = [];
@@ -242,9 +249,11 @@ document.addEventListener("keydown", (event) => {
 
 // Shrinks a picture file, upright, to what preparation works on; a new picture replaces the old.
 async function open(file) {
+  const mine = ++opened;
   try {
     if (file.size > MAX_FILE) throw new Error("too large");
     const bitmap = await createImageBitmap(file);
+    if (mine !== opened) return;
     const scale = Math.min(1, PHOTO_SIDE / Math.max(bitmap.width, bitmap.height));
     const canvas = document.createElement("canvas");
     canvas.width = Math.max(1, Math.round(bitmap.width * scale));
@@ -258,6 +267,7 @@ async function open(file) {
     draw();
     ask();
   } catch {
+    if (mine !== opened) return;
     show({ error: `${file.name} cannot be opened as a picture: try PNG or JPEG, up to 50 MB.` });
   }
 }
