@@ -6,7 +6,6 @@ imports what it needs when it runs, and --help nothing.
 """
 
 import argparse
-import os
 import sys
 from typing import NoReturn
 
@@ -85,7 +84,6 @@ def main(argv: list[str] | None = None) -> int:
             return 143 if isinstance(interruption, process.Terminated) else 130
         except OSError as error:
             if process.is_closed_pipe(error):  # there is nobody left to tell anything
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
             what = error.filename or "the system"
             say(f"error: {what}: {error.strerror or error}: check it and try again")
@@ -102,7 +100,10 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; without a command, print the help and leave with exit status 2."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    finally:
+        sys.stdout.flush()  # what --help or --version could not print is told, as everything is
     if args.command is None:
         parser.print_help(sys.stderr)
         parser.error("no command given: start with train")

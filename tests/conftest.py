@@ -288,6 +288,7 @@ def start_program(tmp_path: Path) -> Callable[..., subprocess.Popen]:
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONIOENCODING": "utf-8",
     }
+    environment.pop("PYTHONUNBUFFERED", None)  # which hides what fails when a stream is emptied
 
     def start(*arguments: object, launcher: tuple[str, ...] = (), **extra: str) -> subprocess.Popen:
         command = [sys.executable, *launcher, "-m", "mnist_cnn", *map(str, arguments)]

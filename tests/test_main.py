@@ -25,6 +25,7 @@ from mnist_cnn.system.process import Terminated, end_by_exceptions
 if TYPE_CHECKING:
     from forked import Forker
 
+ROOT = Path(mnist_cnn.__file__).parents[1]
 COMMANDS = (
     "train", "eval", "show-predictions", "predict", "demo", "show-features", "summary", "export",
 )  # fmt: skip
@@ -361,6 +362,38 @@ def test_a_reader_that_leaves_gets_no_traceback(
     err = running.stderr.read()
     assert running.wait(timeout=300) == 1
     assert err == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe is closed in another way there")
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_for_a_reader_that_leaves_is_no_traceback_either(
+    option: str, start_program: Callable
+) -> None:
+    running = start_program(option)
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    assert running.wait(timeout=300) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe is closed in another way there")
+def test_a_mistake_is_one_though_nobody_hears_of_it(start_program: Callable) -> None:
+    running = start_program("eval", "--ckpt", "missing.pt")
+    running.stderr.close()
+    assert running.stdout.read() == ""
+    assert running.wait(timeout=300) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [("--help",), ("summary", "--recipe", "fast")])
+def test_what_cannot_be_printed_is_an_error_in_one_line(arguments: tuple[str, ...]) -> None:
+    environment = {key: os.environ[key] for key in os.environ if key != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mnist_cnn", *arguments]
+        process = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
 
 
 # ------------------------------------------------------------------------------ signals

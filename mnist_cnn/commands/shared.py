@@ -1,6 +1,7 @@
 """What several commands do alike: load a network and its data, write a picture, say something."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,9 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal something; results go to stdout, by print."""
-    print(text, file=sys.stderr)
+    """Tell whoever is at the terminal something, if anyone is; results go to stdout, by print."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def load_data(

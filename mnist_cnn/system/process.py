@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 # What PyTorch's errors say when memory is short, on CPUs and GPUs.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
@@ -100,7 +100,8 @@ def must_wait(frame: FrameType | None) -> bool:
 def print_anything() -> Iterator[None]:
     """Make stdout and stderr take any text: what their encoding lacks is printed escaped.
 
-    A stream that was closed before the program began takes everything and shows nothing.
+    A stream that was closed before the program began takes everything and shows nothing; so does
+    one that cannot be written to, at the end, when Python tries once more.
     """
     with contextlib.ExitStack() as undo:
         for name in ("stdout", "stderr"):
@@ -110,8 +111,17 @@ def print_anything() -> Iterator[None]:
                 setattr(sys, name, undo.enter_context(open(os.devnull, "w", encoding="utf-8")))
             elif hasattr(stream, "reconfigure"):
                 undo.callback(stream.reconfigure, errors=stream.errors)
+                undo.callback(empty, stream)
                 stream.reconfigure(errors="backslashreplace")
         yield
+
+
+def empty(stream: TextIO) -> None:
+    """Write out what a stream holds, or, where that is not possible, have it go nowhere."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
