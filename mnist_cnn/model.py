@@ -27,6 +27,9 @@ class CNN(nn.Module):
     Its attribute temperature, from COLDEST to HOTTEST, is for those who show its answers as
     probabilities (evaluate.to_probabilities). The logits know nothing of it.
 
+    Raises:
+        ValueError: the kernels leave nothing of an image.
+
     The default sizes have 215,194 parameters. The shape of the network goes back to LeCun et al.,
     "Gradient-Based Learning Applied to Document Recognition" (1998); dropout to Srivastava et
     al. (2014).
@@ -54,6 +57,8 @@ class CNN(nn.Module):
         # A convolution without padding makes the image kernel - 1 pixels narrower and lower;
         # pooling halves what is left.
         side = ((28 - kernels[0] + 1) // 2 - kernels[1] + 1) // 2
+        if side < 1:
+            raise ValueError("the kernels are larger than the maps that they are to slide over")
         self.dropout1 = nn.Dropout(dropout[0])
         self.fc1 = nn.Linear(channels[1] * side * side, hidden)
         self.dropout2 = nn.Dropout(dropout[1])

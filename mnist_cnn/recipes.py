@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
-MAX_EPOCHS = 10_000  # more is a slip of the finger, or a file that was made to harm
+# More is a slip of the finger, or a file that was made to harm.
+MAX_EPOCHS = 10_000
+MAX_RATE = 1e6
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Recipe:
         require(self.name.isprintable() and len(self.name) < 100, "name")
         require(1 <= self.epochs <= MAX_EPOCHS, "epochs")
         require(self.batch_size >= 1, "batch_size")
-        require(math.isfinite(self.lr) and self.lr > 0, "lr")
+        require(0 < self.lr <= MAX_RATE, "lr")
         require(all(0 <= beta < 1 for beta in self.betas), "betas")
         require(math.isfinite(self.average) and self.average >= 0, "average")
         require(0 <= self.label_smoothing <= 1, "label_smoothing")

@@ -96,7 +96,7 @@ def train(
         ranks: which of several processes this is.
 
     Raises:
-        Error: the loss is no longer a finite number.
+        Error: the loss or a weight is no longer a finite number.
     """
     recipe, steps = run.plan.recipe, run.steps_per_epoch
     quiet = quiet or not ranks.first
@@ -122,8 +122,10 @@ def train(
             seconds=seconds,
             images_per_second=steps * recipe.batch_size / seconds,
         )
-        if not math.isfinite(metrics.train_loss + val_loss):
-            raise Error(f"the loss is not finite after epoch {epoch}: train with a smaller --lr")
+        if not (math.isfinite(metrics.train_loss + val_loss) and is_finite(run)):
+            raise Error(
+                f"the loss or a weight is not finite after epoch {epoch}: train with a smaller --lr"
+            )
         run.history.append(metrics)
         if not quiet:
             print(describe_epoch(metrics, recipe.epochs), file=sys.stderr)
@@ -152,6 +154,13 @@ def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, fl
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(labels)
     accuracy = (logits.argmax(1) == labels).sum().item() / len(labels)
     return loss, accuracy, fit_temperature(logits, labels) if accuracy < 1 else 1.0
+
+
+def is_finite(run: Run) -> bool:
+    """Tell whether all weights are finite, and all that Adam knows of them."""
+    state = [value for known in run.optimizer.state.values() for value in known.values()]
+    tensors = [*run.net.parameters(), *run.averaged.parameters(), *state]
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def update_average(averaged: nn.Module, net: nn.Module, share: float) -> None:

@@ -66,7 +66,7 @@ DRAWN = one_of("x.png", "new/x.svg", "checkpoints/x.pdf", *PICTURES)
 OPTIONS: dict[str, dict[str, st.SearchStrategy[str] | None]] = {
     "train": {
         **DEVICE, "--recipe": one_of(*RECIPES), "--epochs": one_of("1", "2", " 3 "),
-        "--batch-size": one_of("20", "100", "200"), "--lr": one_of("0.01", "1e-300", "1e30"),
+        "--batch-size": one_of("20", "100", "200"), "--lr": one_of("0.01", "1e-300", "1e6"),
         "--seed": one_of("0", "7", "9223372036854775807"), **DATA,
         "--out-dir": one_of("checkpoints", "new", "new/er", "", "a\tb"),
         "--resume": one_of("checkpoints/last.pt", "checkpoints/best.pt"), "--quiet": None,

@@ -1,10 +1,12 @@
 """The command train: what it writes and says, that it repeats itself, and that it can go on."""
 
+import contextlib
 import csv
+import errno
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,6 +146,65 @@ def test_replacing_an_earlier_run_is_said(cli: Callable, digits: Tiny, tmp_path:
     assert "replacing the earlier run in checkpoints\n" in outcome.err
     assert not same(weights(tmp_path / "checkpoints" / "best.pt"), before)
     assert cli(*OPTIONS, "--quiet").err == ""
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_run_does_not_cost_the_run(
+    cli: Callable, digits: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.replace, []
+
+    def replace_or_fail(source: str, target: str) -> None:
+        calls.append(target)
+        if len(calls) == 7:  # after last.pt, best.pt and history.csv of two epochs
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_fail)
+        outcome = cli(*OPTIONS, "--quiet")
+    outcome.assert_refused("go on after epoch", "--resume", os.strerror(errno.ENOSPC))
+    resumed = cli("train", "--resume", "checkpoints/last.pt")
+    assert resumed.status == 0 and result(resumed.out) == result(cli(*OPTIONS).out)
+
+
+def test_a_run_that_has_saved_nothing_does_not_offer_the_one_before_it(
+    cli: Callable, digits: Tiny
+) -> None:
+    cli(*OPTIONS)
+    with ctrl_c(torch.optim.Adam, "step", 2):
+        outcome = cli(*OPTIONS)
+    assert outcome.status == 130
+    assert outcome.err.splitlines()[-1] == "interrupted"
+
+
+def test_resuming_a_copy_beside_another_run_says_that_this_is_replaced(
+    cli: Callable, digits: Tiny, tmp_path: Path
+) -> None:
+    cli(*OPTIONS)
+    folder = tmp_path / "checkpoints"
+    shutil.copy(folder / "last.pt", folder / "first.pt")
+    cli(*OPTIONS, "--seed", 1)
+    outcome = cli("train", "--resume", "checkpoints/first.pt")
+    assert "replacing the earlier run in checkpoints\n" in outcome.err
+
+
+def test_what_is_resumed_is_what_lies_there_once_the_folder_is_free(
+    cli: Callable, digits: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cli(*OPTIONS, "--out-dir", "whole")
+    with stop_after(1):
+        cli(*OPTIONS)
+
+    @contextlib.contextmanager
+    def wait_for_the_other(folder: str, option: str) -> Iterator[None]:
+        for name in ("best.pt", "last.pt", "history.csv"):  # which has come to its end
+            shutil.copy(tmp_path / "whole" / name, tmp_path / "checkpoints" / name)
+        yield
+
+    monkeypatch.setattr("mnist_cnn.system.files.lock_folder", wait_for_the_other)
+    resumed = cli("train", "--resume", "checkpoints/last.pt")
+    assert "validation" not in resumed.err  # no epoch
+    assert result(resumed.out) == result(whole.out)
 
 
 def test_an_earlier_run_is_one_without_its_best_too(

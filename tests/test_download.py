@@ -455,6 +455,8 @@ def test_a_fallback_does_not_replace_what_was_trained_on_mnist(
     serve_mirrors(tiny_mnist.packed, "forbidden")
     cli("train", *options, "--data-dir", "none").assert_refused("best.pt", "mnist", "--out-dir")
     assert {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == files
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"of another version, perhaps")
+    cli("train", *options, "--data-dir", "none").assert_refused("best.pt", "cannot be read")
     (tmp_path / "checkpoints" / "best.pt").unlink()
     cli("train", *options, "--data-dir", "none").assert_refused("last.pt", "mnist", "--out-dir")
 

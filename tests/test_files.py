@@ -1,5 +1,6 @@
 """Files: written whole or not at all, whatever happens meanwhile."""
 
+import errno
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 import mnist_cnn
 from mnist_cnn import Error
-from mnist_cnn.system.files import check_folder, is_folder, remove_leavings, write_file
+from mnist_cnn.system.files import check_folder, is_folder, lock_folder, remove_leavings, write_file
 
 PACKAGE = Path(mnist_cnn.__file__).parents[1]
 WRITE_WITHOUT_END = """
@@ -307,3 +308,26 @@ def test_a_read_only_folder_is_named_with_the_option_to_change(
     with pytest.raises(Error, match=r"Permission denied.*--data-dir") as caught:
         check_folder(tmp_path / folder, "--data-dir", make)
     assert str(tmp_path / folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_has_none(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: object, timeout: float) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("mnist_cnn.system.files.FileLock.acquire", refuse)
+    with lock_folder(tmp_path, "--out-dir"):
+        pass
+
+
+def test_a_lock_that_fails_otherwise_is_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: object, timeout: float) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("mnist_cnn.system.files.FileLock.acquire", refuse)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), lock_folder(tmp_path, "--out-dir"):
+        pass

@@ -84,3 +84,10 @@ def test_every_parameter_gets_a_gradient() -> None:
     model = CNN()
     model(torch.rand(16, 1, 28, 28)).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kernels", [(29, 3), (28, 5), (27, 1), (5, 12), (5, 20), (31, 31)])
+def test_kernels_that_leave_nothing_of_an_image_are_refused(kernels: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="kernels"):
+        CNN(kernels=kernels)
+    assert CNN(kernels=(5, 11))(torch.rand(1, 1, 28, 28)).shape == (1, 10)

@@ -31,6 +31,7 @@ from mnist_cnn.train import (
     MAX_STEPS,
     check_steps,
     describe_epoch,
+    is_finite,
     plan_run,
     resume_run,
     seed_epoch,
@@ -466,10 +467,10 @@ def test_a_line_says_how_an_epoch_went() -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run(sample: Split, tmp_path: Path) -> None:
     split = first(sample, 40)
-    run = start_run(make_plan(split, epochs=2, batch_size=10, lr=1e30), 40, CPU)
-    with pytest.raises(
-        Error, match="the loss is not finite after epoch 1: train with a smaller --lr"
-    ):
+    run = start_run(make_plan(split, epochs=2, batch_size=10, lr=1e6), 40, CPU)
+    with torch.no_grad():
+        run.net.fc1.weight *= 1e30
+    with pytest.raises(Error, match="not finite after epoch 1: train with a smaller --lr"):
         train(run, split, split, tmp_path, quiet=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -492,6 +493,15 @@ def test_a_batch_may_be_as_large_as_the_training_split_and_no_larger(sample: Spl
     assert plan_run("standard", {"batch_size": 100}, 0, "sample", split).recipe.batch_size == 100
     with pytest.raises(Error, match="--batch-size 101 is more than the 100 training images"):
         plan_run("standard", {"batch_size": 101}, 0, "sample", split)
+
+
+def test_what_adam_knows_has_to_be_finite_too(sample: Split) -> None:
+    split = first(sample, 100)
+    run = start_run(make_plan(split, epochs=1, batch_size=50), 100, CPU)
+    run_epoch(run, split)
+    assert is_finite(run)
+    run.optimizer.state[run.net.fc2.bias]["exp_avg_sq"][3] = math.inf
+    assert not is_finite(run)
 
 
 def test_a_run_of_more_steps_than_last_pt_has_room_for_is_refused(

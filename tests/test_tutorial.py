@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -86,7 +87,11 @@ def test_every_block_runs_in_a_notebook(tmp_path):
     client = nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
     )
-    client.execute(env=environment)
+    before = signal.getsignal(signal.SIGINT)  # none, perhaps, in the background of a script
+    try:
+        client.execute(env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)  # asyncio leaves Python's own
     shown = [
         output
         for cell in notebook.cells

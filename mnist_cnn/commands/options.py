@@ -1,10 +1,10 @@
 """Options that several commands have, and what options may be given."""
 
 import argparse
-import math
 from collections.abc import Callable
 
 from mnist_cnn.datasets import SOURCES
+from mnist_cnn.recipes import MAX_RATE
 
 BEST = "checkpoints/best.pt"
 
@@ -59,11 +59,11 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def learning_rate(text: str) -> float:
-    """Parse a learning rate: finite, above 0."""
+    """Parse a learning rate: above 0, at most MAX_RATE."""
     try:
         number = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(number) or number <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: finite, above 0")
+    if not 0 < number <= MAX_RATE:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: above 0, at most {MAX_RATE:g}")
     return number

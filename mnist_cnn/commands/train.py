@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from mnist_cnn.system import distributed
     from mnist_cnn.system.device import choose_device, keep_freed_memory
     from mnist_cnn.system.gpu import loading_libraries
-    from mnist_cnn.system.process import Terminated
+    from mnist_cnn.system.process import Terminated, is_closed_pipe
     from mnist_cnn.train import learn_nothing, resume_run, start_run, train
 
     ranks = distributed.find_ranks()
@@ -88,13 +88,13 @@ def run(args: argparse.Namespace) -> int:
         images = len(job.train.labels)
         if ranks.first and not args.quiet:
             say(describe_run(job.plan, device, ranks.count, job.train))
+        if job.paused is None:
+            state = start_run(job.plan, images, device)
+        else:
+            state = resume_run(job.paused, images, device)
         try:
-            if job.paused is None:
-                state = start_run(job.plan, images, device)
-            else:
-                state = resume_run(job.paused, images, device)
-                if ranks.first:  # into another folder than before, perhaps
-                    save_run(job.out_dir, state, new_best=True)
+            if job.paused is not None and ranks.first:  # into another folder than before, perhaps
+                save_run(job.out_dir, state, new_best=True)
             splits = job.train.to(device), job.validation.to(device)
             train(state, *splits, job.out_dir, args.quiet, ranks)
             if ranks.first:
@@ -102,8 +102,14 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt as interruption:
             if not ranks.first:
                 raise SystemExit(143 if isinstance(interruption, Terminated) else 130) from None
-            interruption.args = (how_to_resume(job.plan, job.out_dir, args),)
+            interruption.args = (how_to_resume(state, job.out_dir, args),)
             raise
+        except OSError as error:
+            go_on = how_to_resume(state, job.out_dir, args)
+            if not go_on or is_closed_pipe(error):
+                raise
+            what = error.filename or "the system"
+            raise Error(f"{what}: {error.strerror or error}: check it{go_on[1:]}") from None
     if ranks.count > 1:
         distributed.leave()
     return 0
@@ -161,6 +167,8 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
 
     check_folder(out_dir, "--out-dir", make=True)
     locks.enter_context(lock_folder(out_dir, "--out-dir"))
+    if paused is not None:  # whoever held the lock may have gone on with it
+        paused = checkpoint.load_run(args.resume)
     remove_leavings(out_dir, (*OUTPUTS, TRIAL))
     spare_earlier_run(args, Path(out_dir), fallen_back)
     if fallen_back:
@@ -188,13 +196,16 @@ def spare_earlier_run(args: argparse.Namespace, out_dir: Path, fallen_back: str)
         fallen_back: why it had to be the sample; "" where that was nobody's fallback.
     """
     earlier = [out_dir / name for name in ("best.pt", "last.pt") if (out_dir / name).exists()]
-    going_on = args.resume is not None and out_dir.samefile(Path(args.resume).parent)
+    last = out_dir / "last.pt"
+    going_on = args.resume is not None and last.exists() and last.samefile(args.resume)
     if not earlier or going_on:
         return
-    for path in earlier:
-        if fallen_back and trained_on(path) == "mnist":
+    for path in earlier if fallen_back else ():
+        dataset = trained_on(path)
+        if dataset in ("mnist", ""):
+            was = "was" if dataset else "cannot be read, and may have been"
             raise Error(
-                f"{path} was trained on mnist, which cannot be had now ({fallen_back}): to train "
+                f"{path} {was} trained on mnist, which cannot be had now ({fallen_back}): to train "
                 "on the sample without replacing it, choose another folder with --out-dir"
             )
     if not args.quiet:
@@ -257,8 +268,8 @@ def draw_curves(state: "Run", path: Path) -> None:
     write_picture(curves, path)
 
 
-def how_to_resume(plan: "Plan", out_dir: str, args: argparse.Namespace) -> str:
-    """Say how an interrupted run can go on: ": python -m ..."; "" if none of it was saved.
+def how_to_resume(state: "Run", out_dir: str, args: argparse.Namespace) -> str:
+    """Say how a run that ends early can go on: ": go on ..."; "" if none of it was saved.
 
     Args:
         args: the options that may be given again beside --resume.
@@ -270,7 +281,8 @@ def how_to_resume(plan: "Plan", out_dir: str, args: argparse.Namespace) -> str:
         paused = checkpoint.load_run(last)
     except Error:
         return ""
-    if paused.plan != plan:  # an earlier run's
+    saved = state.history[: len(paused.history)]  # an epoch may be over that is not saved yet
+    if paused.plan != state.plan or paused.history != saved:  # an earlier run's
         return ""
     command = ["python", "-m", "mnist_cnn", "train", "--resume", str(last)]
     if args.data_dir != "data":

@@ -1,12 +1,14 @@
 """Writing files so that a run that is killed never leaves half of one behind."""
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import stat
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from filelock import FileLock, Timeout
 from mnist_cnn import Error
 
 LOCK = ".training.lock"
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 TRIAL = "trial"  # what check_folder writes
 
 
@@ -108,13 +111,19 @@ def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
     """
     lock = FileLock(Path(folder) / LOCK)
     try:
-        with contextlib.suppress(NotImplementedError):  # a file system without locks has none
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it does instead
             lock.acquire(timeout=0)
     except Timeout:
         raise Error(
             f"another training is writing into {folder}: wait for it, or choose another folder "
             f"with {option}"
         ) from None
+    except NotImplementedError:  # a file system without locks has none, ...
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:  # ... or says so like this
+            raise
     try:
         yield
     finally:
