@@ -7,8 +7,8 @@
     python benchmarks/benchmark.py ladder                           from the tutorial to `fast`
     python benchmarks/benchmark.py plot                             a picture of their figures
 
-Each prints a table, and writes its figures into benchmarks/results/ as JSON. Machines are noisy:
-run one at a time on a machine that does nothing else.
+Each but `plot` prints a table, and writes its figures into benchmarks/results/ as JSON. Machines
+are noisy: run one at a time on a machine that does nothing else.
 """
 
 import argparse

@@ -4,8 +4,8 @@ conv 32, conv 64, max-pool, dropout .25, fc 128, dropout .5, log-softmax; Adadel
 times .7 after each epoch; batches of 64 through a DataLoader, every image turned into a PIL image
 and transformed by itself; all 60,000 training images, no validation split.
 
-After each epoch it prints one JSON line and waits for a line on stdin before the next, so that
-another program can be measured in between.
+Before each epoch it waits for a line on stdin, after it it prints one JSON line, so that another
+program can be measured in between.
 """
 
 import argparse
