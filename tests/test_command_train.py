@@ -155,14 +155,16 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run_does_not_cost_the_run(
 
     def replace_or_fail(source: str, target: str) -> None:
         calls.append(target)
-        if len(calls) == 7:  # after last.pt, best.pt and history.csv of two epochs
+        if len(calls) == 7:  # in the third epoch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         real(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace_or_fail)
         outcome = cli(*OPTIONS, "--quiet")
-    outcome.assert_refused("go on after epoch", "--resume", os.strerror(errno.ENOSPC))
+    outcome.assert_refused(
+        f"{os.strerror(errno.ENOSPC)}: check it, then go on after epoch 2 with python", "--resume"
+    )
     resumed = cli("train", "--resume", "checkpoints/last.pt")
     assert resumed.status == 0 and result(resumed.out) == result(cli(*OPTIONS).out)
 

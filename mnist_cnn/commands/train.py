@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
             if not go_on or is_closed_pipe(error):
                 raise
             what = error.filename or "the system"
-            raise Error(f"{what}: {error.strerror or error}: check it{go_on[1:]}") from None
+            raise Error(f"{what}: {error.strerror or error}: check it, then {go_on[2:]}") from None
     if ranks.count > 1:
         distributed.leave()
     return 0
