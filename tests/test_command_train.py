@@ -154,8 +154,9 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run_does_not_cost_the_run(
     real, calls = os.replace, []
 
     def replace_or_fail(source: str, target: str) -> None:
-        calls.append(target)
-        if len(calls) == 7:  # in the third epoch
+        if Path(target).name == "last.pt":
+            calls.append(target)
+        if len(calls) == 3:  # in the third epoch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         real(source, target)
 

@@ -46,6 +46,20 @@ def test_ruled_and_squared_paper(both):
     assert_all_come_back(lambda d: as_photo(on_paper(d, ruled(55, both), dark=0.2)), 0.85)
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["ruled", "squared"])
+@pytest.mark.parametrize("shape", [(1024, 768), (768, 1024), (220, 1024)])
+def test_small_digit_on_a_page_full_of_lines(shape, both):
+    """Of whose ink the lines are most."""
+    paper = np.full(shape, 210.0)
+    for at in range(38, max(shape), 40):
+        cv2.line(paper, (0, at), (shape[1] - 1, at), 120, 3)
+        if both:
+            cv2.line(paper, (at, 0), (at, shape[0] - 1), 120, 3)
+    top, left = shape[0] // 3, shape[1] // 3
+
+    assert_all_come_back(lambda d: as_photo(on_paper(d, paper, 130, left, top)), 0.75)
+
+
 def test_ruled_sheet_half_in_the_shade_on_a_dark_table():
     """The shade is as far from the light as the table: one threshold would split the sheet."""
     light = 1 - 0.5 * np.arange(420) / 420

@@ -17,7 +17,7 @@ from mnist_cnn.recipes import MAX_EPOCHS, RECIPES
 if TYPE_CHECKING:
     import torch
 
-    from mnist_cnn.checkpoint import Paused, Plan, Run
+    from mnist_cnn.checkpoint import Metrics, Paused, Plan, Run
     from mnist_cnn.data import Split
 
 HELP = "train the network, and evaluate it once on the test split"
@@ -88,13 +88,15 @@ def run(args: argparse.Namespace) -> int:
         images = len(job.train.labels)
         if ranks.first and not args.quiet:
             say(describe_run(job.plan, device, ranks.count, job.train))
-        if job.paused is None:
-            state = start_run(job.plan, images, device)
-        else:
-            state = resume_run(job.paused, images, device)
+        history = [] if job.paused is None else job.paused.history
         try:
-            if job.paused is not None and ranks.first:  # into another folder than before, perhaps
-                save_run(job.out_dir, state, new_best=True)
+            if job.paused is None:
+                state = start_run(job.plan, images, device)
+            else:
+                state = resume_run(job.paused, images, device)
+                if ranks.first:  # into another folder than before, perhaps
+                    save_run(job.out_dir, state, new_best=True)
+            history = state.history
             splits = job.train.to(device), job.validation.to(device)
             train(state, *splits, job.out_dir, args.quiet, ranks)
             if ranks.first:
@@ -102,11 +104,11 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt as interruption:
             if not ranks.first:
                 raise SystemExit(143 if isinstance(interruption, Terminated) else 130) from None
-            interruption.args = (how_to_resume(state, job.out_dir, args),)
+            interruption.args = (how_to_resume(job, history, args),)
             raise
         except OSError as error:
-            go_on = how_to_resume(state, job.out_dir, args)
-            if not go_on or is_closed_pipe(error):
+            go_on = how_to_resume(job, history, args)
+            if not go_on or not ranks.first or is_closed_pipe(error):
                 raise
             what = error.filename or "the system"
             raise Error(f"{what}: {error.strerror or error}: check it, then {go_on[2:]}") from None
@@ -169,6 +171,8 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
     locks.enter_context(lock_folder(out_dir, "--out-dir"))
     if paused is not None:  # whoever held the lock may have gone on with it
         paused = checkpoint.load_run(args.resume)
+        if paused.plan != plan:
+            raise Error(f"{args.resume} has become another run's meanwhile: start again")
     remove_leavings(out_dir, (*OUTPUTS, TRIAL))
     spare_earlier_run(args, Path(out_dir), fallen_back)
     if fallen_back:
@@ -268,21 +272,22 @@ def draw_curves(state: "Run", path: Path) -> None:
     write_picture(curves, path)
 
 
-def how_to_resume(state: "Run", out_dir: str, args: argparse.Namespace) -> str:
+def how_to_resume(job: Prepared, history: "list[Metrics]", args: argparse.Namespace) -> str:
     """Say how a run that ends early can go on: ": go on ..."; "" if none of it was saved.
 
     Args:
+        history: of the run, so far.
         args: the options that may be given again beside --resume.
     """
     from mnist_cnn import checkpoint
 
-    last = Path(out_dir) / "last.pt"
+    last = Path(job.out_dir) / "last.pt"
     try:
         paused = checkpoint.load_run(last)
     except Error:
         return ""
-    saved = state.history[: len(paused.history)]  # an epoch may be over that is not saved yet
-    if paused.plan != state.plan or paused.history != saved:  # an earlier run's
+    saved = history[: len(paused.history)]  # an epoch may be over that is not saved yet
+    if paused.plan != job.plan or paused.history != saved:  # an earlier run's
         return ""
     command = ["python", "-m", "mnist_cnn", "train", "--resume", str(last)]
     if args.data_dir != "data":

@@ -193,12 +193,12 @@ const place = ({ clientX, clientY }) => {
 };
 
 sheet.addEventListener("pointerdown", (event) => {
-  if (pen !== null || event.button !== 0) return;
+  if ((pen !== null && pen !== event.pointerId) || event.button !== 0) return;
   event.preventDefault();
+  sheet.setPointerCapture(event.pointerId); // the stroke may leave the paper and come back
   if (photo) clear();
   opened++;
   pen = event.pointerId;
-  sheet.setPointerCapture(pen); // the stroke may leave the paper and come back
   strokes.push([place(event)]);
   draw();
 });
@@ -210,7 +210,7 @@ sheet.addEventListener("pointermove", (event) => {
   draw();
 });
 
-for (const end of ["pointerup", "pointercancel"]) {
+for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
   sheet.addEventListener(end, (event) => {
     if (event.pointerId !== pen) return;
     pen = null;

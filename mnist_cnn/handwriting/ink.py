@@ -16,7 +16,7 @@ CONTRAST = 40  # of 255: the table, or a frame, differs from the sheet by more t
 MANY_EDGES = 100_000  # along the rows of a light or dark region: squared paper has fewer
 SPECK = 8  # pixels: what is smaller than this in such a region is dropped
 MOST_LINES = 2000  # the clearest that are looked at: squared paper has some hundreds
-LEFT = 0.2  # of the ink: less than this is not left where lines are erased from behind a digit
+LEFT = 0.2  # of the ink: less than this is not left where a line is erased from behind a digit
 INK = 64  # of 255, after `find_ink`: from here on a pixel belongs to a stroke
 
 Point: TypeAlias = tuple[int, int]  # x, y
@@ -167,10 +167,11 @@ def even_light(grey: Grey) -> Grey:
     square of a third of the picture does not fit is filled from its surroundings, and the edges of
     larger ones, such as shadows, stay where they are.
     """
-    grey = np.maximum(grey, 1)  # or black in front of black paper would be 0/0
     side = max(3, min(grey.shape) // 3) | 1  # odd, or the closing would shift edges
     paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
-    return np.asarray(cv2.divide(grey, paper, scale=255), np.uint8)
+    evened = np.asarray(cv2.divide(grey, paper, scale=255), np.uint8)
+    evened[paper == 0] = 255  # where 0/0 would be 0
+    return evened
 
 
 def find_ink(grey: Grey) -> Ink:
@@ -204,21 +205,21 @@ def remove_lines(ink: Ink) -> Ink:
     """Erase the lines of ruled or squared paper: thin, straight, from edge to edge of the sheet.
 
     Found by the Hough transform, for lines tilted by up to 5 degrees, among what is thinner than
-    an eightieth of their length; strokes that cross a line are closed again. Where hardly anything
-    else would be left, it is no line but a digit.
+    an eightieth of the picture; strokes that cross a line are closed again. A single one that is
+    nearly all of the ink is no line but a digit.
     """
-    ink = remove_level_lines(ink)
-    return np.transpose(remove_level_lines(ink.T))
-
-
-def remove_level_lines(ink: Ink) -> Ink:
-    """Erase the lines that run from left to right."""
-    thickest = ink.shape[1] // 80
+    thickest = max(ink.shape) // 80
     if thickest < 3:
         return ink  # so coarse a picture has no lines thinner than a stroke
     mask = (ink >= INK).astype(np.uint8)
     square = np.ones((thickest, thickest), np.uint8)
     thin = mask - np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, square), np.uint8)
+    ink = remove_level_lines(ink, thin, thickest)
+    return np.transpose(remove_level_lines(ink.T, thin.T, thickest))
+
+
+def remove_level_lines(ink: Ink, thin: Mask, thickest: int) -> Ink:
+    """Erase the lines that run from left to right among what is thin: at most `thickest` pixels."""
     ends = find_level_lines(ink, np.ascontiguousarray(thin))
     if not ends:
         return ink
@@ -227,7 +228,8 @@ def remove_level_lines(ink: Ink) -> Ink:
         cv2.line(drawn, left, right, 1, thickest)
     erased = ink.copy()
     erased[(drawn > 0) & (cv2.dilate(thin, np.ones((3, 3), np.uint8)) > 0)] = 0
-    if erased.sum(dtype=float) < LEFT * ink.sum(dtype=float):
+    alone = cv2.connectedComponents(drawn)[0] == 2  # beside the paper
+    if alone and erased.sum(dtype=float) < LEFT * ink.sum(dtype=float):
         return ink
     across = np.ones((2 * thickest + 1, 1), np.uint8)
     closed = np.asarray(cv2.morphologyEx(erased, cv2.MORPH_CLOSE, across), np.uint8)

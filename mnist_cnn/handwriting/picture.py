@@ -72,6 +72,8 @@ def read_picture(path: str | os.PathLike[str], room: Room = nullcontext) -> Grey
         raise Error(f"{name} may not be read: check its permissions") from None
     except (OSError, ValueError) as problem:  # links in a circle; a name that is none
         raise Error(f"{name} cannot be read ({one_line(problem)}): check the file") from None
+    except MemoryError:
+        raise Error(f"{name} needs more memory than is free: make it smaller") from None
     except TooLarge:
         limit = MAX_PIXELS // 1_000_000
         raise Error(

@@ -113,10 +113,9 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise Error(
-            f"the processes cannot be connected ({why}): use --device cpu, or one process"
-        ) from None
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        advice = "use --device cpu" if device.type == "cuda" else "check how they are started"
+        raise Error(f"the processes cannot be connected ({why}): {advice}") from None
     try:
         yield
     except Error:
