@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 # More is a slip of the finger, or a file that was made to harm.
 MAX_EPOCHS = 10_000
-MAX_RATE = 1e6
+MAX_RATE = 1e30  # a GPU keeps it in float32
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ DRAWN = one_of("x.png", "new/x.svg", "checkpoints/x.pdf", *PICTURES)
 OPTIONS: dict[str, dict[str, st.SearchStrategy[str] | None]] = {
     "train": {
         **DEVICE, "--recipe": one_of(*RECIPES), "--epochs": one_of("1", "2", " 3 "),
-        "--batch-size": one_of("20", "100", "200"), "--lr": one_of("0.01", "1e-300", "1e6"),
+        "--batch-size": one_of("20", "100", "200"), "--lr": one_of("0.01", "1e-300", "1e30"),
         "--seed": one_of("0", "7", "9223372036854775807"), **DATA,
         "--out-dir": one_of("checkpoints", "new", "new/er", "", "a\tb"),
         "--resume": one_of("checkpoints/last.pt", "checkpoints/best.pt"), "--quiet": None,
@@ -195,7 +195,7 @@ def test_any_arguments_are_used_or_refused(
             assert outcome.out == ""
             assert [line[:7] for line in outcome.err.splitlines()].count("error: ") == 1
             # A training that fails has begun: its folder is there, and an older run no more.
-            assert contents(folder) == before or "the loss is not finite" in outcome.err
+            assert contents(folder) == before or "is not finite" in outcome.err
 
     check()
     tried = sum(statuses.values())
