@@ -20,7 +20,7 @@ from mnist_cnn.commands import (
     summary,
     train,
 )
-from mnist_cnn.commands.shared import say
+from mnist_cnn.commands.shared import say, what_failed
 from mnist_cnn.system import process
 
 COMMANDS = {
@@ -85,8 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             if process.is_closed_pipe(error):  # there is nobody left to tell anything
                 return 1
-            what = error.filename or "the system"
-            say(f"error: {what}: {error.strerror or error}: check it and try again")
+            say(f"error: {what_failed(error)}: check it and try again")
             return 2
         except (MemoryError, RuntimeError) as error:
             if not process.is_out_of_memory(error):

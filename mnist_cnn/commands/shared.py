@@ -29,6 +29,11 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def what_failed(error: OSError) -> str:
+    """Say in one line which file the system failed with, and why."""
+    return f"{error.filename or 'the system'}: {error.strerror or error}"
+
+
 def load_data(
     name: str, split: str, data_dir: str, quiet: bool = False, free: bool = True
 ) -> "Split":

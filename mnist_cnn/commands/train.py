@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mnist_cnn import Error
 from mnist_cnn.commands import options
-from mnist_cnn.commands.shared import describe_accuracy, load_data, say, write_picture
+from mnist_cnn.commands.shared import describe_accuracy, load_data, say, what_failed, write_picture
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.recipes import MAX_EPOCHS, RECIPES
 
@@ -104,14 +104,14 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt as interruption:
             if not ranks.first:
                 raise SystemExit(143 if isinstance(interruption, Terminated) else 130) from None
-            interruption.args = (how_to_resume(job, history, args),)
+            go_on = how_to_resume(job, history, args)
+            interruption.args = (f": {go_on}" if go_on else "",)
             raise
         except OSError as error:
             go_on = how_to_resume(job, history, args)
             if not go_on or not ranks.first or is_closed_pipe(error):
                 raise
-            what = error.filename or "the system"
-            raise Error(f"{what}: {error.strerror or error}: check it, then {go_on[2:]}") from None
+            raise Error(f"{what_failed(error)}: check it, then {go_on}") from None
     if ranks.count > 1:
         distributed.leave()
     return 0
@@ -273,7 +273,7 @@ def draw_curves(state: "Run", path: Path) -> None:
 
 
 def how_to_resume(job: Prepared, history: "list[Metrics]", args: argparse.Namespace) -> str:
-    """Say how a run that ends early can go on: ": go on ..."; "" if none of it was saved.
+    """Say how a run that ends early can go on: "go on ..."; "" if none of it was saved.
 
     Args:
         history: of the run, so far.
@@ -295,4 +295,4 @@ def how_to_resume(job: Prepared, history: "list[Metrics]", args: argparse.Namesp
     if args.device != "auto":
         command += ["--device", args.device]
     join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
-    return f": go on after epoch {len(paused.history)} with {join(command)}"
+    return f"go on after epoch {len(paused.history)} with {join(command)}"

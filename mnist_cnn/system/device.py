@@ -58,8 +58,13 @@ def why_unusable(device: torch.device) -> str:
     try:
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # each kind of device fails in its own way where it is missing
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return ""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says; its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:

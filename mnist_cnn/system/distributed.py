@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mnist_cnn import Error
+from mnist_cnn.system.device import first_line
 
 T = TypeVar("T")
 # What gloo's and NCCL's errors speak of when another process has gone.
@@ -113,9 +114,8 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "use --device cpu" if device.type == "cuda" else "check how they are started"
-        raise Error(f"the processes cannot be connected ({why}): {advice}") from None
+        raise Error(f"the processes cannot be connected ({first_line(error)}): {advice}") from None
     try:
         yield
     except Error:
