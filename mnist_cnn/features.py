@@ -1,6 +1,6 @@
 """What a network does with one image: layer by layer, patch by patch, with a part covered.
 
-Nothing here changes a network, and the numbers go to visualize.py, which draws them.
+Nothing here changes a network, and the numbers go to illustrate.py, which draws them.
 """
 
 import copy

@@ -34,7 +34,7 @@ import torch
 os.environ["MPLBACKEND"] = "agg"
 
 import mnist_cnn
-from mnist_cnn import visualize
+from mnist_cnn import illustrate, visualize
 from mnist_cnn.__main__ import main
 from mnist_cnn.data import load_split
 from mnist_cnn.datasets import FILES, SOURCES
@@ -273,8 +273,9 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces all functions that draw; what they give cannot be saved as a picture."""
-    for name in [name for name in vars(visualize) if name.startswith("draw_")]:
-        monkeypatch.setattr(visualize, name, lambda *args, **options: None)
+    for module in (visualize, illustrate):
+        for name in [name for name in vars(module) if name.startswith("draw_")]:
+            monkeypatch.setattr(module, name, lambda *args, **options: None)
 
 
 @pytest.fixture

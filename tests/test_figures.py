@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from mnist_cnn import visualize
+from mnist_cnn import illustrate, visualize
 from mnist_cnn.checkpoint import Plan, load_run
 from mnist_cnn.datasets import CLOTHES, DIGITS
 from mnist_cnn.recipes import RECIPES
@@ -67,14 +67,14 @@ def features(filters: int, maps: tuple[int, int], classes: list[str], **changes:
         "classes": classes,
         "title": "fashion-mnist, test split: image 9999, in truth T-shirt/top",
     }
-    return visualize.draw_features(**(given | changes))
+    return illustrate.draw_features(**(given | changes))
 
 
 def reliability(n: int) -> Figure:
     sure = np.linspace(0.05, 1, n)
     right = np.clip(sure - 0.1, 0, 1)
     intervals = [(max(0, one - 0.2), min(1, one + 0.1)) for one in right]
-    return visualize.draw_reliability(sure, right, intervals, [10**i for i in range(n)], "a title")
+    return illustrate.draw_reliability(sure, right, intervals, [10**i for i in range(n)], "a title")
 
 
 # Of the same kinds as others, and tried where slow tests are asked for.
@@ -86,16 +86,16 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "features": lambda: features(24, (24, 32), DIGITS),
     "features of best": lambda: features(32, (32, 64), CLOTHES),
     "features of few": lambda: features(2, (2, 3), CLOTHES),
-    "digits": lambda: visualize.draw_digits([DIGIT] * 30, DIGITS * 3),
-    "one digit": lambda: visualize.draw_digits([DIGIT], ["7"]),
-    "clothes": lambda: visualize.draw_digits([DIGIT] * 10, CLOTHES, columns=5),
-    "augmentations": lambda: visualize.draw_augmentations(
+    "digits": lambda: illustrate.draw_digits([DIGIT] * 30, DIGITS * 3),
+    "one digit": lambda: illustrate.draw_digits([DIGIT], ["7"]),
+    "clothes": lambda: illustrate.draw_digits([DIGIT] * 10, CLOTHES, columns=5),
+    "augmentations": lambda: illustrate.draw_augmentations(
         DIGIT, {"rotate": pixels(16, 28, 28), "all": pixels(16, 28, 28)}
     ),
-    "dropout": lambda: visualize.draw_dropout(
+    "dropout": lambda: illustrate.draw_dropout(
         DIGIT, softmax(np.arange(10.0)), softmax(noise(20, 10)), DIGITS
     ),
-    "dropout of clothes": lambda: visualize.draw_dropout(
+    "dropout of clothes": lambda: illustrate.draw_dropout(
         DIGIT, softmax(np.arange(10.0)), softmax(noise(7, 10)), CLOTHES
     ),
     "rates": lambda: visualize.draw_rates(list(np.linspace(0.1, 0.0, 50)), 5),
@@ -104,7 +104,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         list(np.linspace(2, 0.1, 60)), list(np.linspace(0.004, 0, 60)), [0.5, 0.2, 0.1],
         [0.9, 0.97, 0.98], [0.95, 0.985, 0.99],
     ),
-    "weight": lambda: visualize.draw_loss_along_weight(
+    "weight": lambda: illustrate.draw_loss_along_weight(
         [-1, 0, 1], [2.0, 1.0, 4.0], 0.0, 1.0, 1.5, "conv1.weight[7, 0, 2, 2]"
     ),
     "reliability": lambda: reliability(10),
@@ -206,13 +206,13 @@ def test_the_users_own_settings_change_nothing_and_stay() -> None:
 
 def test_what_is_nothing_is_white() -> None:
     """In the middle of the colours: so that blank paper under a filter is no shade of blue."""
-    assert visualize.signed_colours()(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.01)
+    assert illustrate.signed_colours()(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.01)
 
 
 def test_colours_are_told_apart_in_grey_print() -> None:
     """Below and above 0 differ: their greys are not the same on either side."""
     below, _, above = (
-        np.dot(visualize.signed_colours()(share)[:3], (0.3, 0.59, 0.11))
+        np.dot(illustrate.signed_colours()(share)[:3], (0.3, 0.59, 0.11))
         for share in (0.0, 0.5, 1.0)
     )
     assert above - below > 0.3
@@ -250,7 +250,7 @@ def test_bars_and_the_title_tell_the_answer() -> None:
 def test_the_sum_is_shown_with_figures_that_add_up(bias: float) -> None:
     patch, weights = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.5, -0.25], [0.1, 0.371]])
     figure = Figure()
-    visualize.add_patch(figure, patch, weights, bias, 1.784 + bias)
+    illustrate.add_patch(figure, patch, weights, bias, 1.784 + bias)
     shown = texts(figure).replace("\u2212", "-")
     for number in ("1.00", "-0.25", "0.37", "1.48", "-0.50"):
         assert f"{number}\n" in shown
@@ -264,7 +264,7 @@ def test_the_sum_is_shown_with_figures_that_add_up(bias: float) -> None:
 
 def test_a_row_shows_the_digit_and_its_variants() -> None:
     variants = pixels(3, 28, 28)
-    figure = visualize.draw_augmentations(DIGIT, {"shift": variants, "all": 1 - variants})
+    figure = illustrate.draw_augmentations(DIGIT, {"shift": variants, "all": 1 - variants})
     (axes,) = figure.get_axes()
     sheet = axes.images[0].get_array()
     assert [label.get_text() for label in axes.get_yticklabels()] == ["shift", "all"]
@@ -275,7 +275,7 @@ def test_a_row_shows_the_digit_and_its_variants() -> None:
 
 def test_dropout_shows_every_pass() -> None:
     passes = softmax(noise(20, 10))
-    figure = visualize.draw_dropout(DIGIT, passes[0], passes, DIGITS)
+    figure = illustrate.draw_dropout(DIGIT, passes[0], passes, DIGITS)
     bars = [[bar.get_height() for bar in axes.patches] for axes in figure.get_axes()]
     shown = [heights for heights in bars if heights]
     assert np.allclose(shown, [passes[0], *passes])
@@ -313,7 +313,7 @@ def test_history_and_curve_agree(cli: Callable, tiny_mnist: Tiny, tmp_path: Path
 
 
 def test_a_slope_is_drawn_through_where_the_network_stands() -> None:
-    figure = visualize.draw_loss_along_weight([-1, 0, 1], [2.0, 1.0, 4.0], 0.5, 2.0, -3.0, "$w$")
+    figure = illustrate.draw_loss_along_weight([-1, 0, 1], [2.0, 1.0, 4.0], 0.5, 2.0, -3.0, "$w$")
     (axes,) = figure.get_axes()
     curve, point, tangent = axes.lines
     assert list(curve.get_ydata()) == [2, 1, 4]
@@ -324,7 +324,7 @@ def test_a_slope_is_drawn_through_where_the_network_stands() -> None:
 
 
 def test_reliability_shows_bins_and_counts() -> None:
-    figure = visualize.draw_reliability([0.4, 0.9], [0.5, 1.0], [(0.1, 0.9), (0.9, 1.0)], [3, 99])
+    figure = illustrate.draw_reliability([0.4, 0.9], [0.5, 1.0], [(0.1, 0.9), (0.9, 1.0)], [3, 99])
     above, below = figure.get_axes()
     points = above.containers[0].lines[0]
     assert list(points.get_xdata()) == [0.4, 0.9] and list(points.get_ydata()) == [0.5, 1.0]

@@ -20,7 +20,7 @@ LAYERS = [
     {"__main__"},
     {"commands"},
     {"demo"},
-    {"predict", "train", "features"},
+    {"predict", "train", "features", "illustrate"},
     {"evaluate", "handwriting", "visualize", "checkpoint", "export"},
     {"enrich"},
     {"data"},
@@ -32,7 +32,7 @@ LAYERS = [
 # The same within handwriting, which is a chain; "handwriting" is its __init__.
 CHAIN = ["handwriting", "number", "digit", "ink", "picture", "arrays"]
 # What may be imported by the modules that anybody may take away and use by themselves.
-ALONE = {"": set(), "model": set(), "visualize": {""}}
+ALONE = {"": set(), "model": set(), "visualize": {""}, "illustrate": {"visualize"}}
 
 Sources = dict[str, str]  # of each module, by its name within the package: "handwriting.ink"
 

@@ -100,13 +100,13 @@ def draw(
     model: "CNN", image: "torch.Tensor", classes: "Sequence[str]", title: str, window: bool
 ) -> "Figure":
     """Compute what the network does with an image, uint8 (28, 28) on its device, and draw it."""
-    from mnist_cnn import visualize
+    from mnist_cnn import illustrate
     from mnist_cnn.evaluate import compute_logits, to_probabilities
     from mnist_cnn.features import SQUARE, feature_maps, occlusion_map, strongest_patch
 
     probabilities = to_probabilities(model, compute_logits(model, image[None]))[0].cpu()
     patch = strongest_patch(model, image)
-    return visualize.draw_features(
+    return illustrate.draw_features(
         image.cpu().numpy(),
         model.conv1.weight.detach()[:, 0].cpu().numpy(),
         (patch.filter, patch.row, patch.column),
