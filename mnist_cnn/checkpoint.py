@@ -409,7 +409,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
         Wrong: it is of another kind, or out of the range that a dataclass allows.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         check(isinstance(value, dict), f"its {name} is missing or of another kind")
         kinds, given = typing.get_type_hints(kind), {}
         for part in fields(kind):
@@ -419,7 +419,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
                 raise Wrong(f"another version wrote it: its {name} has no {part.name}")
         check(value.keys() == given.keys(), f"another version wrote it: its {name} has more")
         try:
-            return kind(**given)  # type: ignore[operator]
+            return kind(**given)
         except ValueError as error:
             raise Wrong(f"its {error}") from None
     if origin is tuple:

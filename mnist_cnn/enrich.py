@@ -130,7 +130,8 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     feet *= per_image(torch.rand(n, generator=chance) < FEET)
 
     drawn = torch.maximum(ink, torch.maximum(flags, feet))
-    right, low = centre_of_mass(drawn)
+    # By whole pixels, so that the centre of mass lies at pixel 13.5 to 14.5, as MNIST's does.
+    right, low = ((offset - 0.5).round() for offset in centre_of_mass(drawn))
     maps = torch.stack([x + per_image(right), y + per_image(low)], -1) * (2 / SIZE)
     return to_bytes(F.grid_sample(drawn[:, None], maps, align_corners=False))
 

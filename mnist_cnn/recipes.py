@@ -95,6 +95,14 @@ class Recipe:
         require(0 <= self.non_digits <= 1, "non_digits")
         require(math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay")
 
+    def steps(self, images: int) -> int:
+        """Return how many steps a run takes; an epoch leaves out a last batch that is not full.
+
+        Args:
+            images: how many are in the training split.
+        """
+        return self.epochs * (images // self.batch_size)
+
 
 def require(in_range: bool, what: str) -> None:
     """Raise a ValueError that names what is out of range, if it is."""

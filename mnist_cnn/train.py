@@ -4,8 +4,6 @@
 loop around it, over the epochs.
 """
 
-import copy
-import dataclasses
 import math
 import sys
 import time
@@ -17,23 +15,19 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-import mnist_cnn
 from mnist_cnn import Error
 from mnist_cnn.augment import augment, weaken
-from mnist_cnn.checkpoint import Metrics, Paused, Plan, Run, Trained, save_run
-from mnist_cnn.data import Split, batches, pixel_statistics
-from mnist_cnn.datasets import DIGITS, SIZE, SOURCES
+from mnist_cnn.checkpoint import Metrics, Run, Trained, save_run
+from mnist_cnn.data import Split, batches
 from mnist_cnn.enrich import to_targets
 from mnist_cnn.evaluate import compute_logits, fit_temperature
-from mnist_cnn.model import CNN
-from mnist_cnn.recipes import FAST, RECIPES, STANDARD
+from mnist_cnn.recipes import Recipe
 from mnist_cnn.system.device import fast_precision
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import record
 from mnist_cnn.system.progress import Progress
 
-MAX_STEPS = 10_000_000  # of a run: last.pt has the loss of each, and has to stay readable
-SHORTEST_CYCLE = 4  # steps: a cycle of fewer begins at its peak, or has no step at its peak
+SHORTEST_CYCLE = 4  # steps: a shorter one does not rise, and one of a single step has a rate of 0
 
 
 def train_epoch(
@@ -51,7 +45,8 @@ def train_epoch(
         ranks: which of several processes this is; each takes an equal slice of every batch.
     """
     recipe, n, device = run.plan.recipe, len(split.labels), split.images.device
-    order = seed_epoch(run.plan.seed, epoch, ranks.rank, n).to(device)
+    torch.manual_seed(derive_seed(run.plan.seed, epoch, 1 + ranks.rank))  # augmentation, dropout
+    order = epoch_order(run.plan.seed, epoch, n).to(device)  # the same in every process
     strengths = weaken(recipe.augmentation, epoch, recipe.epochs, recipe.fade)
     share = 1 / max(1.0, recipe.average * run.steps_per_epoch)  # of the newest weights
     classes = len(run.plan.classes)
@@ -101,8 +96,8 @@ def train(
     recipe, steps = run.plan.recipe, run.steps_per_epoch
     quiet = quiet or not ranks.first
     model = ranks.share_gradients(run.net)
-    start = time.perf_counter()
-    for epoch in range(len(run.history) + 1, recipe.epochs + 1):
+    start, done = time.perf_counter(), len(run.history)
+    for epoch in range(done + 1, recipe.epochs + 1):
         epoch_start = time.perf_counter()
         title = f"epoch {epoch}/{recipe.epochs}"
         with Progress(title, steps, recipe.batch_size, run.losses.device, quiet) as progress:
@@ -130,13 +125,10 @@ def train(
         if not quiet:
             print(describe_epoch(metrics, recipe.epochs), file=sys.stderr)
 
-        new_best = run.best is None or val_accuracy > run.best.metrics.val_accuracy
-        if new_best:
-            weights = {name: w.cpu().clone() for name, w in run.averaged.state_dict().items()}
-            run.best = Trained(run.plan, metrics, weights, run.temperature)
+        new_best = keep_if_best(run)
         if ranks.first:
             save_run(out_dir, run, new_best)
-    if not quiet:
+    if not quiet and done < recipe.epochs:
         print(f"training took {time.perf_counter() - start:.1f} s", file=sys.stderr)
 
 
@@ -156,6 +148,16 @@ def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, fl
     return loss, accuracy, fit_temperature(logits, labels) if accuracy < 1 else 1.0
 
 
+def keep_if_best(run: Run) -> bool:
+    """Keep the averaged weights if no earlier epoch was as good on the validation split."""
+    metrics = run.history[-1]
+    if run.best is not None and metrics.val_accuracy <= run.best.metrics.val_accuracy:
+        return False
+    weights = {name: w.cpu().clone() for name, w in run.averaged.state_dict().items()}
+    run.best = Trained(run.plan, metrics, weights, run.temperature)
+    return True
+
+
 def is_finite(run: Run) -> bool:
     """Tell whether all weights are finite, and all that Adam knows of them."""
     state = [value for known in run.optimizer.state.values() for value in known.values()]
@@ -170,18 +172,19 @@ def update_average(averaged: nn.Module, net: nn.Module, share: float) -> None:
             average.lerp_(weight, share)
 
 
-def seed_epoch(seed: int, epoch: int, rank: int, n: int) -> torch.Tensor:
-    """Seed an epoch's augmentation and dropout; return the order of its n images, int64 (n,).
+def epoch_order(seed: int, epoch: int, n: int) -> torch.Tensor:
+    """Return the order in which an epoch shows its n images, int64 (n,)."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(seed, epoch, 0)))
 
-    Everything random in an epoch follows from (seed, epoch, rank), so a run that is resumed needs
-    no random states of the one that was stopped. The order is the same on every rank.
+
+def derive_seed(seed: int, epoch: int, stream: int) -> int:
+    """Return the seed of one stream of an epoch's random numbers.
+
+    Everything random in an epoch follows from the run's seed, the epoch and the rank, so a run that
+    is resumed needs no random state of the one that was stopped. SeedSequence makes seeds that are
+    unrelated, even of numbers that differ by 1.
     """
-
-    def derive(stream: int) -> int:  # 0: the order; 1 + rank: all else. Nearby ones are unrelated
-        return int(np.random.SeedSequence((seed, epoch, stream)).generate_state(1)[0])
-
-    torch.manual_seed(derive(1 + rank))
-    return torch.randperm(n, generator=torch.Generator().manual_seed(derive(0)))
+    return int(np.random.SeedSequence((seed, epoch, stream)).generate_state(1)[0])
 
 
 def describe_epoch(metrics: Metrics, epochs: int) -> str:
@@ -194,137 +197,38 @@ def describe_epoch(metrics: Metrics, epochs: int) -> str:
     )
 
 
-# ------------------------------------------------------------------------------ the start of a run
+# ------------------------------------------------------------------------------ optimizer, schedule
 
 
-def plan_run(
-    name: str, overrides: dict[str, float], seed: int, dataset: str, train_split: Split
-) -> Plan:
-    """Settle what a run will do, with what.
-
-    Args:
-        name: one of recipes.RECIPES.
-        overrides: fields of Recipe to change.
-        dataset: one of datasets.SOURCES.
-        train_split: the network will normalise by the mean and the deviation of its pixels.
-
-    Raises:
-        Error: the batch is larger than the training split, or there are too many steps.
-    """
-    recipe = RECIPES[name]
-    recipe = dataclasses.replace(recipe, epochs=SOURCES[dataset].epochs * recipe.epochs)
-    recipe = dataclasses.replace(recipe, **overrides)  # type: ignore[arg-type]
-    if SOURCES[dataset].classes != DIGITS:  # what is drawn on digits is no use on others
-        recipe = dataclasses.replace(recipe, flags=0.0, non_digits=0.0)
-    if recipe.batch_size > len(train_split.labels):
-        raise Error(
-            f"--batch-size {recipe.batch_size} is more than the "
-            f"{len(train_split.labels)} training images of {dataset}: choose a smaller one"
-        )
-    if recipe.epochs * (len(train_split.labels) // recipe.batch_size) > MAX_STEPS:
-        raise Error(
-            f"this run would have more than {MAX_STEPS:,} steps: use a larger --batch-size or "
-            "fewer --epochs"
-        )
-    mean, std = pixel_statistics(train_split.images)
-    versions = {"mnist_cnn": mnist_cnn.__version__, "torch": str(torch.__version__)}
-    return Plan(recipe, overrides, dataset, seed, mean, std, versions)
-
-
-def start_run(plan: Plan, images: int, device: torch.device) -> Run:
-    """Build all that a run changes, as it is before the first step.
-
-    Args:
-        plan: what is to be done.
-        images: how many are in the training split.
-        device: where the network is to learn.
-    """
-    recipe = plan.recipe
-    steps = recipe.epochs * (images // recipe.batch_size)
-    torch.manual_seed(plan.seed)  # of the first weights
-    net = CNN(**plan.model_args).to(device)
-    if device.type != "mps":  # on Macs PyTorch's gradients can be wrong then: its issue 107214
-        # channels_last keeps the channels of a pixel side by side in memory, which makes
-        # convolutions on a CPU faster.
-        net = net.to(memory_format=torch.channels_last)
+def make_optimizer(net: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """Return Adam over a network's weights; AdamW if the recipe has weight decay."""
     kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-    optimizer = kind(
+    return kind(
         net.parameters(),
         recipe.lr,
         betas=recipe.betas,
         weight_decay=recipe.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # one operation for all weights
-        capturable=device.type == "cuda",  # can be recorded
+        capturable=device.type == "cuda",  # so that a CUDA graph can record it
     )
-    schedule: LRScheduler
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, peak: float, steps: int) -> LRScheduler:
+    """Return the one-cycle schedule of a run; for a very short one, a quarter of the peak rate."""
     if steps < SHORTEST_CYCLE:
-        # Without a cycle to grow in, the full rate can be too much for fresh weights.
-        schedule = ConstantLR(optimizer, factor=0.25, total_iters=SHORTEST_CYCLE)
-    else:
-        # It sets Adam's learning rate; by default it would move the first of the betas too.
-        schedule = OneCycleLR(optimizer, recipe.lr, steps, cycle_momentum=False)
-    losses = torch.zeros(steps, device=device)
-    return Run(plan, net, copy.deepcopy(net), optimizer, schedule, losses)
+        # Without a rate that rises slowly, the full one can be too much for fresh weights.
+        return ConstantLR(optimizer, factor=0.25, total_iters=SHORTEST_CYCLE)
+    # By default it would vary the first of Adam's betas, too.
+    return OneCycleLR(optimizer, peak, steps, cycle_momentum=False)
 
 
-def learning_rates(plan: Plan, images: int) -> list[float]:
-    """Return the learning rate of every step of a run, from a run that takes no step.
-
-    Args:
-        images: in the training split.
-    """
-    run = start_run(plan, images, torch.device("cpu"))
+def learning_rates(peak: float, steps: int) -> list[float]:
+    """Return the learning rate of every step of a run, from a run without a network."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], peak)
+    schedule = make_schedule(optimizer, peak, steps)
     rates = []
-    for _ in range(len(run.losses)):
-        rates.append(float(run.schedule.get_last_lr()[0]))
-        run.optimizer.step()  # nothing moves, for want of gradients; the schedule comes after it
-        run.schedule.step()
+    for _ in range(steps):
+        rates.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()  # nothing moves, for want of a gradient; the schedule comes after it
+        schedule.step()
     return rates
-
-
-def check_steps(paused: Paused, images: int) -> None:
-    """Make sure that a run fits a training split of so many images.
-
-    Raises:
-        Error: it has another number of steps.
-    """
-    recipe = paused.plan.recipe
-    if len(paused.losses) != recipe.epochs * (images // recipe.batch_size):
-        raise Error(
-            "the run to resume is damaged (its steps are not those of its data): start it anew"
-        )
-
-
-def resume_run(paused: Paused, images: int, device: torch.device) -> Run:
-    """Build all that a run changes, as it was when it was laid aside.
-
-    Args:
-        paused: a run that check_steps has passed.
-        images: how many are in the training split.
-        device: where the network is to learn.
-    """
-    run = start_run(paused.plan, images, device)
-    run.net.load_state_dict(paused.net)
-    run.averaged.load_state_dict(paused.latest.weights)
-    groups = run.optimizer.state_dict()["param_groups"]  # they follow from the plan
-    run.optimizer.load_state_dict({"state": paused.optimizer, "param_groups": groups})
-    # The schedule follows from the plan and the number of steps.
-    run.schedule.load_state_dict({"last_epoch": paused.step - 1, "_step_count": paused.step + 1})
-    run.schedule.step()
-    run.losses.copy_(paused.losses)
-    run.step, run.history, run.best = paused.step, paused.history, paused.best
-    run.temperature = paused.latest.temperature
-    return run
-
-
-def learn_nothing(device: torch.device) -> None:
-    """Do what a training step does, on zeros and without the optimizer: system.gpu says why."""
-    images = torch.zeros(FAST.batch_size, SIZE, SIZE, dtype=torch.uint8, device=device)
-    labels = torch.zeros(FAST.batch_size, dtype=torch.int64, device=device)
-    net = CNN().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels = augment(images, STANDARD.augmentation)
-    with fast_precision(device):
-        logits = net(pixels)
-        loss = nn.CrossEntropyLoss(label_smoothing=FAST.label_smoothing)(logits, labels)
-    loss.backward()
-    (logits.argmax(1) == labels).sum().item()

@@ -206,7 +206,7 @@ def test_what_is_resumed_is_what_lies_there_once_the_folder_is_free(
 
     monkeypatch.setattr("mnist_cnn.system.files.lock_folder", wait_for_the_other)
     resumed = cli("train", "--resume", "checkpoints/last.pt")
-    assert "validation" not in resumed.err  # no epoch
+    assert "validation" not in resumed.err and "training took" not in resumed.err  # no epoch
     assert result(resumed.out) == result(whole.out)
 
 
@@ -371,6 +371,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit
     assert result(resumed.out) == result(whole.out)
     assert_same_run(folder, tmp_path / "whole")
     assert (folder / "curves.png").exists()
+    assert f"\nresuming after epoch {epoch} of 4\n" in resumed.err
     assert len(epoch_lines(resumed.err)) == 4 - epoch
     assert "replacing" not in resumed.err
 

@@ -20,7 +20,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from mnist_cnn import illustrate, visualize
-from mnist_cnn.checkpoint import Plan, load_run
+from mnist_cnn.checkpoint import load_run
 from mnist_cnn.datasets import CLOTHES, DIGITS
 from mnist_cnn.recipes import RECIPES
 from mnist_cnn.train import SHORTEST_CYCLE, learning_rates
@@ -292,7 +292,7 @@ def test_curves_show_the_rate_of_every_step() -> None:
 @pytest.mark.parametrize(("epochs", "images"), [(2, 12_800), (1, 128), (3, 256)])
 def test_the_rates_of_a_run_are_those_that_it_had(epochs: int, images: int) -> None:
     recipe = dataclasses.replace(RECIPES["standard"], epochs=epochs)
-    rates = learning_rates(Plan(recipe, {}, "sample", 0, 0.13, 0.31, {}), images)
+    rates = learning_rates(recipe.lr, recipe.steps(images))
     assert len(rates) == epochs * (images // 128)
     peak = recipe.lr if len(rates) >= SHORTEST_CYCLE else recipe.lr / 4
     assert max(rates) == pytest.approx(peak, rel=0.01)
@@ -306,7 +306,7 @@ def test_history_and_curve_agree(cli: Callable, tiny_mnist: Tiny, tmp_path: Path
     assert cli(*options.split(), "--out-dir", ".").status == 0
     assert (tmp_path / "curves.png").exists()
     paused = load_run(tmp_path / "last.pt")
-    rates = learning_rates(paused.plan, 200)
+    rates = learning_rates(paused.plan.recipe.lr, 60)
     assert len(rates) == len(paused.losses) == 60
     ends = np.arange(1, 4) * len(rates) // 3 - 1
     assert [rates[end] for end in ends] == pytest.approx([one.lr for one in paused.history])

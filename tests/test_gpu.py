@@ -16,9 +16,10 @@ from mnist_cnn.checkpoint import Run
 from mnist_cnn.data import Split, load_split
 from mnist_cnn.enrich import enrich
 from mnist_cnn.evaluate import compute_logits
+from mnist_cnn.start import dry_run, plan_run, resume_run, start_run
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import loading_libraries, record
-from mnist_cnn.train import learn_nothing, plan_run, resume_run, start_run, train
+from mnist_cnn.train import train
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -62,13 +63,13 @@ def test_where_libraries_cannot_be_loaded_it_is_left_to_training_to_say_so(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     beyond = torch.device("cuda", 99)
-    with loading_libraries(beyond, learn_nothing):
+    with loading_libraries(beyond, dry_run):
         pass
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_a_step_calls_for_can_be_called_for() -> None:
-    learn_nothing(CPU)
+    dry_run(CPU)
 
 
 # ------------------------------------------------------------------------------ on a GPU

@@ -20,6 +20,7 @@ LAYERS = [
     {"__main__"},
     {"commands"},
     {"demo"},
+    {"start"},
     {"predict", "train", "features", "illustrate"},
     {"evaluate", "handwriting", "visualize", "checkpoint", "export"},
     {"enrich"},

@@ -14,7 +14,7 @@ from mnist_cnn.data import Split, load_split
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import MAX_EPOCHS, RECIPES, Augmentation
-from mnist_cnn.train import plan_run
+from mnist_cnn.start import plan_run
 
 
 @pytest.fixture(scope="module")

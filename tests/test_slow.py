@@ -221,6 +221,9 @@ def test_two_processes_without_randomness_give_what_one_gives(
     for name, weight in one.latest.weights.items():
         torch.testing.assert_close(two.latest.weights[name], weight, rtol=0, atol=5e-4)
     assert two.latest.metrics.val_loss == pytest.approx(one.latest.metrics.val_loss, rel=1e-4)
+    assert two.latest.metrics.train_accuracy == pytest.approx(
+        one.latest.metrics.train_accuracy, abs=0.002
+    )
     assert two.latest.metrics.val_accuracy == pytest.approx(
         one.latest.metrics.val_accuracy, abs=0.0051
     )

@@ -24,18 +24,15 @@ from mnist_cnn.enrich import NO_DIGIT
 from mnist_cnn.evaluate import compute_logits, evaluate, fit_temperature
 from mnist_cnn.model import COLDEST, HOTTEST
 from mnist_cnn.recipes import RECIPES, Augmentation
+from mnist_cnn.start import MAX_STEPS, check_steps, plan_run, resume_run, start_run
 from mnist_cnn.system.container import FLOAT, MAX_BYTES
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.progress import Progress
 from mnist_cnn.train import (
-    MAX_STEPS,
-    check_steps,
+    derive_seed,
     describe_epoch,
+    epoch_order,
     is_finite,
-    plan_run,
-    resume_run,
-    seed_epoch,
-    start_run,
     train,
     train_epoch,
     validate,
@@ -135,7 +132,7 @@ def test_an_epoch_is_what_a_textbook_writes(
     )
     for epoch in (1, 2):
         run_epoch(run, split, epoch)
-        for batch in seed_epoch(4, epoch, 0, 120).split(20):
+        for batch in epoch_order(4, epoch, 120).split(20):
             loss = F.cross_entropy(net(to_pixels(split.images[batch])), split.labels[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -191,7 +188,8 @@ def test_the_network_sees_augmented_images_that_weaken_as_the_recipe_says(sample
     run = start_run(plan, 60, CPU)
     for epoch in (1, 3, 4):
         seen = run_epoch(run, split, epoch).pixels
-        order = seed_epoch(5, epoch, 0, 60)
+        order = epoch_order(5, epoch, 60)
+        torch.manual_seed(derive_seed(5, epoch, 1))
         for step, pixels in enumerate(seen):
             batch = split.images[order[20 * step : 20 * step + 20]]
             assert torch.equal(pixels, augment(batch, weaken(strengths, epoch, 4, 0.5)))
@@ -287,19 +285,23 @@ def test_labels_can_be_smoothed(sample: Split) -> None:
 
 
 def test_an_order_holds_every_image_once() -> None:
-    assert sorted(seed_epoch(0, 1, 0, 1000).tolist()) == list(range(1000))
+    assert sorted(epoch_order(0, 1, 1000).tolist()) == list(range(1000))
 
 
-def test_epochs_seeds_and_ranks_are_random_each_in_its_own_way() -> None:
+def test_epochs_and_seeds_are_random_each_in_its_own_way() -> None:
     epochs = list(itertools.product((0, 1, 2), (1, 2, 3)))
-    orders = [seed_epoch(seed, epoch, 0, 50).tolist() for seed, epoch in epochs]
-    assert len({tuple(order) for order in orders}) == 9
-    draws = []
-    for rank in (0, 1):
-        order = seed_epoch(0, 1, rank, 50).tolist()
-        assert order == orders[0]  # all ranks cut their slices out of the same order
-        draws.append(torch.rand(1).item())
-    assert draws[0] != draws[1]  # but draw other augmentations
+    assert len({tuple(epoch_order(seed, epoch, 50).tolist()) for seed, epoch in epochs}) == 9
+    assert len({derive_seed(*epoch, stream) for epoch in epochs for stream in range(4)}) == 36
+
+
+def test_each_process_varies_images_in_its_own_way(sample: Split) -> None:
+    """All images are the same one, so that only the augmentation can tell two batches apart."""
+    split = Split(sample.images[:1].expand(20, -1, -1), sample.labels[:1].expand(20))
+    plan = make_plan(split, epochs=1, batch_size=20, augmentation=Augmentation(shift=0.1))
+    seen = [
+        run_epoch(start_run(plan, 20, CPU), split, 1, Ranks(rank, 2)).pixels[0] for rank in (0, 1)
+    ]
+    assert not torch.equal(*seen)
 
 
 def test_the_ranks_share_out_the_images_of_an_epoch(sample: Split) -> None:
@@ -506,7 +508,7 @@ def test_a_run_of_more_steps_than_last_pt_has_room_for_is_refused(
     sample: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MAX_STEPS * FLOAT < MAX_BYTES / 2
-    monkeypatch.setattr("mnist_cnn.train.MAX_STEPS", 900)
+    monkeypatch.setattr("mnist_cnn.start.MAX_STEPS", 900)
     split = first(sample, 100)  # 20 steps an epoch
     plan_run("fast", {"epochs": 45, "batch_size": 5}, 0, "sample", split)
     with pytest.raises(Error, match="more than 900 steps: use a larger --batch-size or fewer"):
@@ -529,6 +531,7 @@ def test_a_run_begins_with_nothing_done(sample: Split) -> None:
     assert (run.step, run.history, run.best) == (0, [], None)
     assert run.losses.shape == (40 * 28,)
     assert run.steps_per_epoch == 28
+    assert run.net.conv2.weight.is_contiguous(memory_format=torch.channels_last)
     averaged = run.averaged.state_dict()
     assert all(torch.equal(weight, averaged[name]) for name, weight in run.net.state_dict().items())
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mnist_cnn import checkpoint
-from mnist_cnn.train import resume_run
+from mnist_cnn.start import resume_run
 
 # The entries of a recipe that 1.0 did not know, with what they are where it did what it did.
 LATER: dict[str, Any] = {"flags": 0.0, "non_digits": 0.0, "weight_decay": 0.0}

@@ -72,22 +72,25 @@ class Prepared(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Train, from the start or from where a run was left; print the result."""
     from mnist_cnn.checkpoint import save_run
+    from mnist_cnn.start import dry_run, resume_run, start_run
     from mnist_cnn.system import distributed
     from mnist_cnn.system.device import choose_device, keep_freed_memory
     from mnist_cnn.system.gpu import loading_libraries
     from mnist_cnn.system.process import Terminated, is_closed_pipe
-    from mnist_cnn.train import learn_nothing, resume_run, start_run, train
+    from mnist_cnn.train import train
 
     ranks = distributed.find_ranks()
     device = choose_device(args.device, ranks.local)
     keep_freed_memory()
     with ExitStack() as locks, distributed.connect(ranks, device):
         # One process decides, reads and checks, before anything is written.
-        with loading_libraries(device, learn_nothing):
+        with loading_libraries(device, dry_run):
             job = ranks.on_first(lambda: prepare(args, ranks.count, locks))
         images = len(job.train.labels)
         if ranks.first and not args.quiet:
             say(describe_run(job.plan, device, ranks.count, job.train))
+            if job.paused is not None:
+                say(f"resuming after epoch {len(job.paused.history)} of {job.plan.recipe.epochs}")
         history = [] if job.paused is None else job.paused.history
         try:
             if job.paused is None:
@@ -130,8 +133,8 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
     from mnist_cnn.data import split_validation
     from mnist_cnn.download import choose_dataset
     from mnist_cnn.enrich import enrich
+    from mnist_cnn.start import check_steps, plan_run
     from mnist_cnn.system.files import TRIAL, check_folder, lock_folder, remove_leavings
-    from mnist_cnn.train import check_steps, plan_run
 
     fallen_back = ""
     paused = None
@@ -261,10 +264,9 @@ def draw_curves(state: "Run", path: Path) -> None:
     from mnist_cnn.train import learning_rates
 
     history = state.history
-    images = state.steps_per_epoch * state.plan.recipe.batch_size  # that an epoch shows
     curves = visualize.draw_curves(
         state.losses.tolist(),
-        learning_rates(state.plan, images),
+        learning_rates(state.plan.recipe.lr, len(state.losses)),
         [metrics.val_loss for metrics in history],
         [metrics.train_accuracy for metrics in history],
         [metrics.val_accuracy for metrics in history],

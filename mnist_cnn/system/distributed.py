@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -73,7 +73,7 @@ class Ranks:
         dist.broadcast_object_list(outcome, group=group)
         if outcome[1] is not None:
             raise SystemExit(2)
-        return outcome[0]  # type: ignore[return-value]
+        return cast(T, outcome[0])
 
 
 def find_ranks() -> Ranks:
