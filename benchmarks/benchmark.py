@@ -1,4 +1,4 @@
-"""Measure the package: whole runs by the commands that a user runs, and the parts of a step.
+"""Measure the package: whole runs by the commands that users run, and the parts of a step.
 
     python benchmarks/benchmark.py seeds --recipe fast --seeds 5    a recipe over several seeds
     python benchmarks/benchmark.py compare --epochs 5               ours and the usual tutorial
@@ -7,7 +7,7 @@
     python benchmarks/benchmark.py ladder                           from the tutorial to `fast`
     python benchmarks/benchmark.py plot                             a picture of their figures
 
-Each but `plot` prints a table, and writes its figures into benchmarks/results/ as JSON. Machines
+Each except `plot` prints a table and writes its figures into benchmarks/results/ as JSON. Timings
 are noisy: run one at a time on a machine that does nothing else.
 """
 
@@ -59,7 +59,7 @@ def main() -> None:
     seeds.add_argument("--keep", metavar="DIR", help="keep seed N's run in DIR/RECIPE-N")
     seeds.set_defaults(measure=measure_seeds, name=lambda args: f"seeds-{args.recipe}")
     compare = modes.add_parser("compare", help="ours and the usual tutorial, in alternation")
-    compare.add_argument("--epochs", type=int, default=5, help="of the tutorial; default: 5")
+    compare.add_argument("--epochs", type=int, default=5, help="epochs of the tutorial; default: 5")
     compare.set_defaults(measure=measure_compare, name=lambda args: "compare")
     process = modes.add_parser("process", help="whole commands beside `import torch`, in turns")
     process.add_argument("--turns", type=int, default=5, help="default: 5")
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def describe_machine() -> Figures:
-    """Return processor, threads, GPU and versions, as they belong beside every figure."""
+    """Return processor, threads, GPU and versions, which belong beside every figure."""
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -108,7 +108,7 @@ def describe_machine() -> Figures:
 def run_command(command: list[str]) -> Figures:
     """Run a program; return what it prints, its seconds and its memory.
 
-    The peak memory is at least that of this process, which the new one begins as a copy of.
+    The peak memory is at least that of this process, as a copy of which the new one begins.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
@@ -186,7 +186,7 @@ def measure_seeds(args: argparse.Namespace) -> Figures:
 
 
 def measure_compare(args: argparse.Namespace) -> Figures:
-    """Measure in turn one run of our `fast`, one epoch of the tutorial, and again."""
+    """Measure one run of our `fast` and one epoch of the tutorial, in alternation."""
     ours: list[Figures] = []
     theirs: list[Figures] = []
     tutorial = subprocess.Popen(
@@ -242,7 +242,7 @@ def measure_compare(args: argparse.Namespace) -> Figures:
 
 
 def shorten(value: float | None) -> str:
-    """Return a figure as text: a share up to 1 in percent."""
+    """Return a figure as text; shares up to 1 become percentages."""
     if value is None:
         return "not reached"
     return f"{value:.2%}" if value <= 1 else f"{value:,.1f}"
@@ -293,7 +293,7 @@ def draw_accuracy(path: Path) -> None:
 
 
 def measure_process(args: argparse.Namespace) -> Figures:
-    """Measure whole commands on the CPU in turns with `import torch`, of which all are made."""
+    """Measure whole commands on the CPU, in alternation with `import torch`, a part of each."""
     runs: dict[str, list[Figures]] = {}
     with tempfile.TemporaryDirectory() as folder:
         picture, checkpoint = f"{folder}/digit.png", f"{folder}/best.pt"

@@ -49,7 +49,7 @@ def tutorial(path: Path) -> np.ndarray:
 
 
 def prepared(pictures: Sequence[np.ndarray | None], skip: Sequence[str] = ()) -> np.ndarray:
-    """Pictures -> (N, 28, 28), blank where there is no picture or no ink in it."""
+    """Prepare pictures: (N, 28, 28), blank where there is no picture or no ink in it."""
     images = []
     for picture in pictures:
         try:
@@ -101,7 +101,7 @@ class Reader:
         self.readers = [make_reader(model, calibrated=False) for model in models]
 
     def right(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N,) the share of the networks that read each image right."""
+        """Return, for each image, the share of the networks that read it right: (N,)."""
         return np.mean([r(images).argmax(1) == labels for r in self.readers], axis=0)
 
 
@@ -210,8 +210,8 @@ def main() -> None:
     parser.add_argument("--multi", type=Path, metavar="CSV", help="several digits: file,text")
     parser.add_argument("--mnist", metavar="DATA_DIR", help="MNIST's test digits written and read")
     parser.add_argument("--count", type=int, default=10_000, help="how many of MNIST's digits")
-    parser.add_argument("--failures", metavar="FILE", help="draw what is read wrong")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    parser.add_argument("--failures", metavar="FILE", help="draw the misread pictures into FILE")
+    parser.add_argument("--json", metavar="FILE", help="write all figures into FILE")
     args = parser.parse_args()
     torch.set_num_threads(1)
     use_one_thread()

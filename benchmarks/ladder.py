@@ -1,6 +1,6 @@
 """The ladder from the usual tutorial to the recipe `fast`, one change a rung.
 
-Every rung trains for one epoch, in a process of its own (what it asks of the C library holds for a
+Every rung trains for one epoch, in a process of its own (what it sets in the C library holds for a
 whole process). The processes take turns, a part of the epoch each, so that whatever else the
 machine does is shared among them; a rung's speed is the median over the turns.
 
@@ -44,7 +44,7 @@ Figures = dict[str, Any]
 class Rung:
     """How one rung trains.
 
-    title: in tables. The others: what it does in our way instead of the usual tutorial's.
+    title: for tables. The others: what it does our way instead of the usual tutorial's.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Rung:
 
 
 def make_rungs() -> list[Rung]:
-    """Return the rungs from the bottom to the top, each with one change more than the last."""
+    """Return the rungs from bottom to top, each with one more change than the one before."""
     rungs = [Rung("the usual tutorial")]
     changes: list[tuple[str, Figures]] = [
         ("a smaller network, pooled early", {"network": True}),
@@ -162,7 +162,7 @@ def make_step(
 
     def usual_step(pixels: torch.Tensor, labels: torch.Tensor) -> None:
         adadelta.zero_grad()
-        # Log-probabilities stay as they are when the logarithm of a softmax is taken of them.
+        # Taking the log-softmax of log-probabilities leaves them as they are.
         F.cross_entropy(model(pixels), labels).backward()
         adadelta.step()
 
@@ -170,7 +170,7 @@ def make_step(
 
 
 def climb(rung: Rung, dataset: str, data_dir: str, turns: int) -> None:
-    """Train one epoch in so many turns: one for each line on stdin; print what each took.
+    """Train one epoch in so many turns, one for each line on stdin; print the time of each.
 
     After the last turn, the line has the accuracy on the test split as well.
     """
@@ -237,7 +237,7 @@ def measure_ladder(args: argparse.Namespace) -> Figures:
                 process.stdin.flush()
                 line = process.stdout.readline()
                 if not line:
-                    raise SystemExit(f"rung {number}, {rungs[number].title}, has failed")
+                    raise SystemExit(f"rung {number}, {rungs[number].title} failed")
                 answers[number].append(json.loads(line))
     finally:
         for process in processes:

@@ -3,7 +3,7 @@
     python benchmarks/limits.py --ckpt s0/best.pt s1/best.pt s2/best.pt [--out missed.png]
 
 An image that one seed reads right and another wrong is a matter of chance, and more training, or
-the mean of several networks' answers, may mend it. What all of them miss is not.
+the mean of several networks' answers, may fix it. What all of them miss is not.
 """
 
 from __future__ import annotations

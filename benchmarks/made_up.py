@@ -2,7 +2,7 @@
 
     python benchmarks/made_up.py --ckpt s0/best.pt s1/best.pt s2/best.pt
 
-Drawn ones with flags, some with a foot, and sevens to be told from them; printed digits; and
+Drawn ones with flags, some with a foot, and sevens that resemble them; printed digits; and
 numbers of validation digits that stand apart, touch or overlap, or stand apart on a sheet with
 smudges, or with print that shines through from its back. All of them go through all of the
 preparation. The figures are means over the checkpoints.
@@ -92,7 +92,7 @@ def printed_digits(chance: np.random.Generator) -> Split:
 
 
 def number(digits: Split, kind: str, chance: np.random.Generator) -> tuple[Picture, str]:
-    """Write two to four digits beside each other, dark on light.
+    """Write two to four digits side by side, dark on light.
 
     Args:
         digits: to choose from.

@@ -63,7 +63,7 @@ def draw(page: Page, stroke: list[list[float]]) -> None:
     page.mouse.down()
     for place in places[1:]:
         page.mouse.move(*place)
-        page.wait_for_timeout(8)  # as often as a usual mouse tells its place
+        page.wait_for_timeout(8)  # as often as a usual mouse reports its position
     page.mouse.up()
     page.wait_for_timeout(50)
 

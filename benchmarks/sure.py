@@ -2,11 +2,11 @@
 
     python benchmarks/sure.py --ckpt s0/best.pt s1/best.pt s2/best.pt [--test] [--pictures FOLDER]
 
-By default on what may be looked at while choosing: the validation digits, and pictures made up of
-them, which go through all of the preparation as anybody's would: photos of digits that are varied,
-a little and strongly; small drawings of one bit a pixel; and ones with a flag and no foot. With
---test, the test split is looked at as well; FOLDER holds pictures and a labels.csv with the columns
-file and label.
+By default, it uses what may be used for making choices: the validation digits, and pictures made up
+of them, which go through all of the preparation as a user's would: photos of digits, varied a
+little and strongly; small drawings of one bit a pixel; and ones with a flag and no foot. With
+--test, the test split is used as well; FOLDER holds pictures and a labels.csv with the columns file
+and label.
 
 Each is shown at temperature 1 and at the networks' own. The figures are means over the checkpoints.
 """
@@ -191,7 +191,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--ckpt", nargs="+", default=["checkpoints/best.pt"])
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    parser.add_argument("--json", metavar="FILE", help="write all figures into FILE")
     return parser
 
 
@@ -220,8 +220,10 @@ def main() -> None:
     """Measure what the command line asks for."""
     parser = make_parser(__doc__)
     parser.add_argument("--count", type=int, default=2000, help="digits to make pictures of")
-    parser.add_argument("--test", action="store_true", help="look at the test split as well")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of anybody's digits")
+    parser.add_argument("--test", action="store_true", help="use the test split as well")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="folder of people's own digits"
+    )
     args = parser.parse_args()
     try:
         models, validation = open_networks(args.ckpt), validation_digits(args.data_dir)

@@ -1,10 +1,10 @@
-"""The usual MNIST tutorial, written afresh from its description, to be measured beside ours.
+"""The usual MNIST tutorial, written anew from its description, to be compared with ours.
 
 conv 32, conv 64, max-pool, dropout .25, fc 128, dropout .5, log-softmax; Adadelta with rate 1,
 times .7 after each epoch; batches of 64 through a DataLoader, every image turned into a PIL image
 and transformed by itself; all 60,000 training images, no validation split.
 
-Before each epoch it waits for a line on stdin, after it it prints one JSON line, so that another
+Before each epoch it waits for a line on stdin, and afterwards prints one JSON line, so that another
 program can be measured in between.
 """
 

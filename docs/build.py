@@ -3,7 +3,7 @@
     python docs/build.py          run every block; renew every figure in the text and the pictures
                                   in docs/tutorial/, so that they agree; write docs/tutorial.ipynb
     python docs/build.py check    run every block; only say what differs (the tests do this)
-    python docs/build.py quotes   only mend the quotations, tables and the notebook: runs nothing
+    python docs/build.py quotes   only update the quotations, tables and the notebook: runs nothing
 
 docs/tutorial.md is the one source. What the code decides is marked in it:
 

@@ -4,4 +4,4 @@ __version__ = "1.0.0"
 
 
 class Error(Exception):
-    """A mistake the user can mend: its message is one line that says what to do next."""
+    """A mistake the user can fix: its message is one line that says what to do next."""

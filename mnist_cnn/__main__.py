@@ -1,8 +1,8 @@
 """The command line: python -m mnist_cnn, or mnist-cnn.
 
-It reads the options and runs one of the commands. Whatever a user can mend ends here, in one line
-on stderr and exit status 2. torch and matplotlib take seconds to import, so that every command
-imports what it needs when it runs, and --help nothing.
+It reads the options and runs one of the commands. Every error that a user can fix ends here, as
+one line on stderr and exit status 2. torch and matplotlib take seconds to import, so each command
+imports what it needs when it runs, and --help imports neither.
 """
 
 import argparse
@@ -36,10 +36,10 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Like argparse's own, but a mistake gets one line instead of the whole usage."""
+    """Like argparse's own, but a mistake gets one line instead of the whole usage text."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with exit status 2."""
+        """Say what is wrong and exit with status 2."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    0: done. 1: some input failed. 2: wrong usage or an error that the user can mend.
+    0: done. 1: some input failed. 2: wrong usage or an error that the user can fix.
     130: Ctrl-C. 143: SIGTERM.
 
     Args:
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             say(f"\ninterrupted{interruption}")
             return 143 if isinstance(interruption, process.Terminated) else 130
         except OSError as error:
-            if process.is_closed_pipe(error):  # there is nobody left to tell anything
+            if process.is_closed_pipe(error):  # nobody is left to read a message
                 return 1
             say(f"error: {what_failed(error)}: check it and try again")
             return 2
@@ -97,12 +97,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line; without a command, print the help and leave with exit status 2."""
+    """Read the command line; without a command, print the help and exit with status 2."""
     parser = build_parser()
     try:
         args = parser.parse_args(argv)
     finally:
-        sys.stdout.flush()  # what --help or --version could not print is told, as everything is
+        sys.stdout.flush()  # if --help or --version cannot be printed, that is reported, too
     if args.command is None:
         parser.print_help(sys.stderr)
         parser.error("no command given: start with train")

@@ -1,7 +1,7 @@
 """Augmentation: a batch of digits, varied at random as handwriting varies.
 
-Everything is done on the whole batch at once, on whatever device it is, so that it costs a small
-part of a training step. The random numbers are those of torch's global generator.
+Everything is done to the whole batch at once, on whatever device it is on, so it takes only a small
+part of a training step. The random numbers come from torch's global generator.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from mnist_cnn.datasets import SIZE
 from mnist_cnn.recipes import Augmentation
 
 BUMPS = 6  # of the elastic displacement, along each side of the image
-SIGMA = 4.0  # how wide such a bump is, in pixels
+SIGMA = 4.0  # the width (standard deviation) of such a bump, in pixels
 
 
 def augment(images: torch.Tensor, strengths: Augmentation) -> torch.Tensor:
@@ -22,7 +22,7 @@ def augment(images: torch.Tensor, strengths: Augmentation) -> torch.Tensor:
 
     Args:
         images: uint8 (N, 28, 28), pixels from 0 to 255.
-        strengths: how strongly, in each way.
+        strengths: how strong each kind of augmentation is.
 
     Returns:
         pixels, float (N, 1, 28, 28) in [0, 1].
@@ -38,9 +38,10 @@ def augment(images: torch.Tensor, strengths: Augmentation) -> torch.Tensor:
 
 
 def weaken(strengths: Augmentation, epoch: int, epochs: int, fade: float) -> Augmentation:
-    """Return the strengths in an epoch (1, 2, ...): less and less in the last ones.
+    """Return the strengths for an epoch (1, 2, ...): they decrease over the last ones.
 
-    With fade 0.3, of 10 epochs the eighth has all of it, the ninth two thirds, the tenth a third.
+    With fade 0.3 and 10 epochs, the eighth has full strength, the ninth two thirds of it, the tenth
+    a third.
     """
     left = (epochs - epoch + 1) / epochs  # of the run, in (0, 1]
     share = min(1.0, left / fade) if fade else 1.0
@@ -48,16 +49,17 @@ def weaken(strengths: Augmentation, epoch: int, epochs: int, fade: float) -> Aug
 
 
 def draw_maps(n: int, strengths: Augmentation, device: torch.device) -> torch.Tensor:
-    """Draw n random maps: where each pixel of the new image looks in the old one.
+    """Draw n random maps, which say where in the old image each pixel of the new one is taken from.
 
     Returns:
-        places x, y in units of half an image, as grid_sample wants them: float (n, 28, 28, 2).
+        positions x, y in [-1, 1] across the image, as grid_sample expects them, or outside of it:
+        float (n, 28, 28, 2).
     """
     angle, widen, heighten, slant, right, down = 2 * torch.rand(6, n, device=device) - 1
     sin, cos = torch.sin(angle * strengths.rotate), torch.cos(angle * strengths.rotate)
     widen, heighten = 1 + widen * strengths.scale, 1 + heighten * strengths.scale
     slant = slant * strengths.shear
-    # One matrix product mixes the basis into all the maps.
+    # Every map is a weighted sum of the basis functions: one matrix product computes them all.
     basis = warp_basis(device)
     weights = torch.randn(len(basis), n, 2, device=device) * (strengths.elastic * 2 / SIZE)
     weights[0] = torch.stack([right, down], 1) * (2 * strengths.shift)
@@ -69,12 +71,12 @@ def draw_maps(n: int, strengths: Augmentation, device: torch.device) -> torch.Te
 
 @functools.cache
 def warp_basis(device: torch.device) -> torch.Tensor:
-    """Return the smooth functions of a pixel's place out of which every map is mixed: (39, 784).
+    """Return the smooth functions of a pixel's position that every map is a sum of: (39, 784).
 
-    The first three, 1, x and y, make any affine map; the others are BUMPS-by-BUMPS Gaussian
-    bumps, SIGMA pixels wide, whose random mixture is the elastic displacement of Simard,
-    Steinkraus and Platt, "Best Practices for Convolutional Neural Networks" (2003). They are
-    scaled so that a mixture with random weights of deviation 1 has a deviation near 1.
+    The first three, 1, x and y, give any affine map; the others are BUMPS by BUMPS Gaussian bumps,
+    SIGMA pixels wide, whose random sums are the elastic displacement of Simard, Steinkraus and
+    Platt, "Best Practices for Convolutional Neural Networks" (2003). They are scaled so that a sum
+    with random weights of standard deviation 1 has a standard deviation near 1.
     """
     centre = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1  # of the pixels, in [-1, 1]
     y, x = torch.meshgrid(centre, centre, indexing="ij")
@@ -90,12 +92,12 @@ def vary_strokes(images: torch.Tensor, strength: float) -> torch.Tensor:
     """Thicken strokes in the first half of a batch and thin them in the second.
 
     The order of a batch is random, so which half an image is in is random too (the one image of a
-    batch of 1 can only be thinned); in each, about every other image stays as it is. A pixel moves
-    toward the brightest (thicker) or darkest (thinner) of itself and its four neighbours.
+    batch of 1 can only be thinned); in each half, about every other image stays as it is. A pixel
+    moves toward the brightest (thicker) or darkest (thinner) of itself and its four neighbours.
 
     Args:
         images: uint8 (N, 1, 28, 28).
-        strength: how far they move at most, in [0, 1].
+        strength: how far a pixel moves at most, in [0, 1].
 
     Returns:
         float (N, 1, 28, 28), from 0 to 255.

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: saving it whole or not at all, loading it and checking every part.
+"""What a checkpoint holds: saving it completely or not at all, loading it, checking every part.
 
 On disk a checkpoint is one dictionary of tensors and plain values:
 
@@ -11,13 +11,13 @@ On disk a checkpoint is one dictionary of tensors and plain values:
     seed          of the run
     epoch         after which the weights were taken
     metrics       of that epoch (Metrics)
-    temperature   at which the network's probabilities are shown; missing in files written before
-                  it was fitted, which count as 1
+    temperature   at which the network's probabilities are shown; files from versions that fitted
+                  none lack it, which counts as 1
     versions      of mnist_cnn and torch
-    resume        in last.pt alone: all that is needed to go on with the run
+    resume        in last.pt only: all that is needed to resume the run
 
-In the program it is a `Trained` network (best.pt) or a `Paused` run (last.pt). This module turns
-one into the other, and nothing else looks into the dictionary.
+In the program it is a `Trained` network (best.pt) or a `Paused` run (last.pt). This module converts
+between these and the dictionary, which nothing else looks into.
 """
 
 import csv
@@ -50,13 +50,13 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, with what: all that is known before its first step.
+    """What a run will do, and with what: all that is known before its first step.
 
     recipe: its hyperparameters, with the command line's changes.
     overrides: these changes, by the names of Recipe's fields.
     dataset: its name in datasets.SOURCES.
     seed: of all random numbers.
-    mean, std: of the training images' pixels, in [0, 1]; the network normalises by them.
+    mean, std: of the training images' pixels, in [0, 1]; the network normalises with them.
     versions: of mnist_cnn and torch.
     """
 
@@ -114,8 +114,8 @@ class Trained:
     """A network as it was after an epoch: what best.pt holds.
 
     weights: the running average of the network's weights.
-    temperature: fitted to its answers on the validation split (evaluate.fit_temperature); 1 where
-        a version wrote it that fitted none.
+    temperature: fitted to its answers on the validation split (evaluate.fit_temperature); 1 in
+        files from versions that fitted none.
     """
 
     plan: Plan
@@ -133,13 +133,13 @@ class Trained:
 
 @dataclass
 class Run:
-    """A training run under way: all that its steps and epochs change.
+    """A training run under way: everything that its steps and epochs update.
 
-    net: learns; on the device.
-    averaged: a running average of net's weights, which is validated and kept.
-    losses: of every step of the whole run, float (steps,), in nats; 0 where there was none yet.
-    step: how many steps were taken.
-    history: of the epochs that are over.
+    net: the network that learns, on the device.
+    averaged: a running average of net's weights, which is validated and saved.
+    losses: of every step of the whole run, float (steps,), in nats; 0 for steps not yet taken.
+    step: how many steps have been taken.
+    history: of the finished epochs.
     best: the network after the epoch with the best validation accuracy, the earlier on a tie.
     temperature: of the average after the last of these epochs.
     """
@@ -163,11 +163,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Paused:
-    """A run laid aside after an epoch: what last.pt holds.
+    """A run as it was saved after an epoch: what last.pt holds.
 
     latest: the average as it was then.
-    net: the weights that learn.
-    optimizer: what Adam knows of each parameter, by the parameter's number.
+    net: the weights that are being trained.
+    optimizer: Adam's state for each parameter, by the parameter's number.
     losses, step, history, best: as in Run.
     """
 
@@ -181,7 +181,7 @@ class Paused:
 
     @property
     def plan(self) -> Plan:
-        """What the run does."""
+        """The plan of the run."""
         return self.latest.plan
 
 
@@ -189,7 +189,7 @@ class Paused:
 
 
 def save_run(folder: str | Path, run: Run, new_best: bool) -> None:
-    """Write a run's last.pt, its history.csv and, where it is a new one, its best.pt."""
+    """Write a run's last.pt and history.csv, and its best.pt if the best epoch is a new one."""
     assert run.best is not None
     folder = Path(folder)
     latest = Trained(run.plan, run.history[-1], run.averaged.state_dict(), run.temperature)
@@ -213,7 +213,7 @@ def save_run(folder: str | Path, run: Run, new_best: bool) -> None:
 
 
 def save(path: str | Path, what: Trained | Paused) -> None:
-    """Write a checkpoint: whole or not at all."""
+    """Write a checkpoint, completely or not at all."""
     buffer = io.BytesIO()
     torch.save(trained_values(what) if isinstance(what, Trained) else paused_values(what), buffer)
     write_file(path, buffer.getvalue())
@@ -238,7 +238,7 @@ def trained_values(trained: Trained) -> dict[str, Any]:
 
 
 def paused_values(paused: Paused) -> dict[str, Any]:
-    """Return a run laid aside as a dictionary of tensors and plain values."""
+    """Return a paused run as a dictionary of tensors and plain values."""
     return {
         **trained_values(paused.latest),
         "resume": {
@@ -275,7 +275,7 @@ def load_run(path: str | Path) -> Paused:
     """Read the run that a last.pt holds, onto the CPU, and check all of it.
 
     Raises:
-        Error: as in `load`; or the file holds no run to go on with.
+        Error: as in `load`; or the file holds no run to resume.
     """
     _, paused = read(path)
     if paused is None:
@@ -302,17 +302,17 @@ def read(path: str | Path) -> tuple[Trained, Paused | None]:
         raise Error(f"{path} is a folder: name a checkpoint in it, such as best.pt")
     try:
         content = io.BytesIO(read_container(path))
-        with warnings.catch_warnings():  # of other files' formats: told below, in one line
+        with warnings.catch_warnings():  # about other file formats: reported below, in one line
             warnings.simplefilter("ignore")
             values = torch.load(content, map_location="cpu", weights_only=True)
         trained = parse_trained(values)
         return trained, parse_run(trained, values["resume"]) if "resume" in values else None
     except PermissionError:
-        raise Error(f"{path} may not be read: check its permissions") from None
-    except Exception as error:  # whatever else the file does to the unpickler or to the checks
+        raise Error(f"{path} cannot be read: check its permissions") from None
+    except Exception as error:  # whatever else the unpickler or the checks raise
         if is_out_of_memory(error):
             raise
-        why = str(error) if isinstance(error, Wrong) else "damaged, or some other file"
+        why = str(error) if isinstance(error, Wrong) else "damaged, or another kind of file"
         raise Error(
             f"{path} is not a checkpoint of this program ({why}): train one with "
             "python -m mnist_cnn train"
@@ -324,7 +324,7 @@ class Wrong(Exception):
 
 
 def check(holds: Any, otherwise: str) -> None:
-    """Raise Wrong, with what it says otherwise, unless a condition holds."""
+    """Raise Wrong, with the message given, unless a condition holds."""
     if not holds:
         raise Wrong(otherwise)
 
@@ -333,7 +333,7 @@ def parse_trained(values: Any) -> Trained:
     """Turn a dictionary that was read into the trained network that it describes.
 
     Raises:
-        Wrong: something is missing, of another kind or out of range.
+        Wrong: something is missing, of the wrong type or out of range.
     """
     check(isinstance(values, dict), "it holds something else")
     arguments = parse(dict[str, object], values.get("model_args"), "model_args")
@@ -357,17 +357,17 @@ def parse_trained(values: Any) -> Trained:
     check(COLDEST <= temperature <= HOTTEST, "its temperature is out of range")
     weights = values.get("model")
     check(0 <= plan.seed < 2**63, "its seed is out of range")
-    with torch.device("meta"):  # shapes alone: nothing is allocated, however large
+    with torch.device("meta"):  # shapes only: nothing is allocated, however large
         check_weights(weights, CNN(**plan.model_args).state_dict())
     check(weights["std"] > 0, "its standard deviation is not positive")
     return Trained(plan, metrics, weights, temperature)
 
 
 def parse_run(latest: Trained, values: Any) -> Paused:
-    """Turn the part of a dictionary that is last.pt's alone into the run that it describes.
+    """Turn the part of a dictionary that only last.pt has into the run that it describes.
 
     Raises:
-        Wrong: something is missing, of another kind or out of range, or does not fit the rest.
+        Wrong: something is missing, of the wrong type or out of range, or does not fit the rest.
     """
     plan = latest.plan
     parts = parse(dict[str, object], values, "resume")
@@ -381,7 +381,7 @@ def parse_run(latest: Trained, values: Any) -> Paused:
     epochs = [metrics.epoch for metrics in history]
     check(history and history[-1] == latest.metrics, "its history does not end with its epoch")
     check(epochs == list(range(1, len(history) + 1)), "its history lacks an epoch")
-    check(isinstance(losses, torch.Tensor) and losses.ndim == 1, "its losses are of another kind")
+    check(isinstance(losses, torch.Tensor) and losses.ndim == 1, "its losses are of the wrong type")
     assert isinstance(losses, torch.Tensor)
     steps, left = divmod(len(losses), plan.recipe.epochs)
     check(steps and not left, "its losses do not fit its epochs")
@@ -393,7 +393,7 @@ def parse_run(latest: Trained, values: Any) -> Paused:
     optimizer = parse(dict[str, object], parts.get("optimizer"), "optimizer").get("state")
     check_optimizer(optimizer, list(model.parameters()))
     best = parse_trained(parts.get("best"))
-    check(best.plan == plan and best.metrics in history, "its best epoch is of another run")
+    check(best.plan == plan and best.metrics in history, "its best epoch belongs to another run")
     return Paused(latest, net, optimizer, losses, step, history, best)
 
 
@@ -406,53 +406,58 @@ def parse(kind: Any, value: Any, name: str) -> Any:
         name: what it is called, for the error.
 
     Raises:
-        Wrong: it is of another kind, or out of the range that a dataclass allows.
+        Wrong: it is of the wrong type, or out of the range that a dataclass allows.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and is_dataclass(kind):
-        check(isinstance(value, dict), f"its {name} is missing or of another kind")
+        check(isinstance(value, dict), f"its {name} is missing or of the wrong type")
         kinds, given = typing.get_type_hints(kind), {}
         for part in fields(kind):
             if part.name in value:
                 given[part.name] = parse(kinds[part.name], value[part.name], part.name)
             elif part.default is MISSING:
-                raise Wrong(f"another version wrote it: its {name} has no {part.name}")
-        check(value.keys() == given.keys(), f"another version wrote it: its {name} has more")
+                raise Wrong(f"another version wrote it: its {name} lacks {part.name}")
+        check(
+            value.keys() == given.keys(), f"another version wrote it: its {name} has unknown fields"
+        )
         try:
             return kind(**given)
         except ValueError as error:
             raise Wrong(f"its {error}") from None
     if origin is tuple:
         check(
-            isinstance(value, list) and len(value) == len(inner), f"its {name} is of another kind"
+            isinstance(value, list) and len(value) == len(inner), f"its {name} is of the wrong type"
         )
         return tuple(parse(each, item, name) for each, item in zip(inner, value))
     if origin is list:
-        check(isinstance(value, list), f"its {name} is missing or of another kind")
+        check(isinstance(value, list), f"its {name} is missing or of the wrong type")
         return [parse(inner[0], item, name) for item in value]
     if origin is dict:
-        check(isinstance(value, dict), f"its {name} is missing or of another kind")
+        check(isinstance(value, dict), f"its {name} is missing or of the wrong type")
         return {parse(inner[0], k, name): parse(inner[1], v, name) for k, v in value.items()}
     expected = (int, float) if kind is float else kind
     right = isinstance(value, expected) and (kind is object or not isinstance(value, bool))
-    check(right, f"its {name} is missing or of another kind")
+    check(right, f"its {name} is missing or of the wrong type")
     check(kind is not float or math.isfinite(value), f"its {name} is not finite")
     return value
 
 
 def check_weights(given: Any, expected: Mapping[str, torch.Tensor]) -> None:
-    """Compare tensors with others that may lie on the meta device: names, types and shapes.
+    """Compare tensors with others that may be on the meta device: names, types and shapes.
 
     Raises:
         Wrong: they differ, or a number among those given is not finite.
     """
-    check(isinstance(given, dict) and given.keys() == expected.keys(), "it has other weights")
+    check(
+        isinstance(given, dict) and given.keys() == expected.keys(),
+        "its weights are not those of its network",
+    )
     for name, tensor in expected.items():
         check_tensor(given[name], tensor.shape, tensor.dtype, name)
 
 
 def check_tensor(given: Any, shape: torch.Size, dtype: torch.dtype, name: str) -> None:
-    """Make sure that something is a finite tensor of a type and shape.
+    """Make sure that something is a finite tensor of a given type and shape.
 
     Raises:
         Wrong: it is not.
@@ -460,12 +465,15 @@ def check_tensor(given: Any, shape: torch.Size, dtype: torch.dtype, name: str) -
     same = isinstance(given, torch.Tensor) and (given.shape, given.dtype) == (shape, dtype)
     check(same and given.layout == torch.strided, f"its {name} is not of the shape {tuple(shape)}")
     size = math.prod(shape) * dtype.itemsize  # a few bytes can be made to look like gigabytes
-    check(given.untyped_storage().nbytes() >= size, f"its {name} repeats itself")
+    check(
+        given.untyped_storage().nbytes() >= size,
+        f"its {name} holds fewer numbers than its shape needs",
+    )
     check(given.isfinite().all(), f"its {name} holds numbers that are not finite")
 
 
 def check_optimizer(given: Any, parameters: list[torch.nn.Parameter]) -> None:
-    """Make sure that Adam's state fits the parameters that it moves.
+    """Make sure that Adam's state fits the parameters that it updates.
 
     Raises:
         Wrong: it does not.

@@ -1,8 +1,8 @@
-"""The digits as tensors: a data set's images and labels, its splits, and batches cut from them.
+"""The digits as tensors: a data set's images and labels, its splits, and batches taken from them.
 
 MNIST is small: 60,000 training images are 47 MB of bytes. So a whole data set lives in memory as
-one uint8 tensor, and a batch is cut out of it by index: no loader process, no Python per image.
-What that is worth, and what else makes training fast, chapter 8 of docs/tutorial.md measures.
+one uint8 tensor, and a batch is taken from it by index: no loader process, no Python per image.
+Chapter 8 of docs/tutorial.md measures what that gains, and what else makes training fast.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Split(NamedTuple):
     labels: torch.Tensor
 
     def to(self, device: torch.device) -> "Split":
-        """Return the same on another device."""
+        """Return the same split on another device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -30,13 +30,13 @@ def load_split(name: str, split: str, data_dir: str | Path, quiet: bool = False)
     """Read the "train" or the "test" split of a data set, downloading what is missing.
 
     Args:
-        name: of the data set, as datasets.SOURCES has it.
+        name: of the data set, one of datasets.SOURCES.
         split: "train" or "test".
         data_dir: the folder in which torchvision's own layout begins (MNIST/raw/...).
-        quiet: say nothing about a download.
+        quiet: do not report a download.
 
     Raises:
-        download.DownloadError: a file is missing and no mirror gave it.
+        download.DownloadError: a file is missing and no mirror delivered it.
         Error: a file is damaged, or the folder cannot be used.
     """
     image_file, label_file = FILES[split]
@@ -48,8 +48,8 @@ def load_split(name: str, split: str, data_dir: str | Path, quiet: bool = False)
 def from_idx(content: bytes) -> torch.Tensor:
     """Return the values of an IDX file, uint8 (N,), without its header.
 
-    The header is 4 bytes, the last of which is the number of dimensions, and 4 for each of them
-    (Y. LeCun, "The MNIST database of handwritten digits").
+    The header is 4 bytes, the last of which is the number of dimensions, then 4 bytes for the
+    size of each (Y. LeCun, "The MNIST database of handwritten digits").
     """
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[4 + 4 * content[3] :]
 
@@ -57,8 +57,8 @@ def from_idx(content: bytes) -> torch.Tensor:
 def split_validation(train: Split, count: int) -> tuple[Split, Split]:
     """Hold count images out of the training set: return (the rest, the validation split).
 
-    The split is stratified (every class gives its share) and always the same: with the images
-    sorted by class, every (N / count)-th one is held out.
+    The split is stratified (every class is represented in proportion) and always the same: with
+    the images sorted by class, every (N / count)-th one is held out.
     """
     n = len(train.labels)
     by_class = torch.argsort(train.labels, stable=True)
@@ -79,10 +79,10 @@ def to_pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_statistics(images: torch.Tensor) -> tuple[float, float]:
-    """Return mean and standard deviation of all pixels of uint8 images, on the scale from 0 to 1.
+    """Return the mean and standard deviation of all pixels of uint8 images, scaled to [0, 1].
 
-    They come from how often each of the 256 values occurs: the pixels themselves, as floats,
-    would take a gigabyte.
+    They are computed from how often each of the 256 values occurs: the pixels themselves, as
+    floats, would take a gigabyte.
     """
     counts = torch.bincount(images.flatten(), minlength=256).cpu().double()  # MPS has no double
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -94,11 +94,10 @@ def pixel_statistics(images: torch.Tensor) -> tuple[float, float]:
 def batches(
     split: Split, order: torch.Tensor, batch_size: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[Split]:
-    """Cut a split into batches of batch_size, in the given order of its indices, int64 (N,).
+    """Cut a split into batches of batch_size images, in a given order of indices, int64 (N,).
 
-    The last images, too few for a whole batch, are left out: another order brings them in at the
-    next epoch, if there is one. With several processes each takes its own equal slice of every
-    batch.
+    The last images, too few for a full batch, are left out; the next epoch, in another order,
+    leaves out others. With several processes, each takes its own equal slice of every batch.
     """
     for start in range(0, len(order) - batch_size + 1, batch_size):
         mine = order[start + rank * batch_size // ranks : start + (rank + 1) * batch_size // ranks]

@@ -17,14 +17,14 @@ HIRAGANA = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set holds, where its files are, and how to tell that they are undamaged.
+    """What a data set holds, where its files are, and how to check that they are undamaged.
 
     dataset: the class in torchvision.datasets that knows its mirrors, and its folder's name.
     classes: the name of each class.
     counts: images in each split, "train" and "test".
     validation: how many of the training images are held out for validation.
-    packed_md5: MD5 sums of the packed files, the ones that torchvision checks.
-    md5: MD5 sums of the unpacked files; without them, header and size are checked.
+    packed_md5: MD5 checksums of the compressed files, the ones that torchvision checks.
+    md5: MD5 checksums of the unpacked files; without them, header and size are checked.
     folder: where the files are if they come with the package; None: in the user's data folder.
     part_of: the data set whose training images these are taken from, if they are.
     epochs: a recipe's epochs are multiplied by this: a smaller data set needs more of them.
@@ -91,8 +91,8 @@ SOURCES = {
         validation=400,
         folder=Path(__file__).parent / "sample",
         part_of="mnist",
-        # A fifteenth of MNIST's images: four times the epochs take them where they can get, and
-        # are still over in a fraction of the time.
+        # A fifteenth of MNIST's training images: accuracy keeps rising for four times as many
+        # epochs, which still take a fraction of the time.
         epochs=4,
     ),
 }

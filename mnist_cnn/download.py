@@ -1,8 +1,8 @@
 """The files of a data set: found or downloaded, one mirror after the other, and checked.
 
-torchvision knows the mirrors. Its own download is not used: it has no time-out, it ends at a
-broken connection without trying the next mirror, and importing it takes a second or two, for
-which a command whose data are there need not wait.
+torchvision knows the mirrors. Its own download is not used: it has no time-out, it gives up at a
+broken connection without trying the next mirror, and importing it takes a second or two, which a
+command whose data are already there need not wait for.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ TIMEOUT = 10  # seconds without a byte after which a mirror is given up
 
 
 class DownloadError(Error):
-    """No mirror gave an undamaged file."""
+    """No mirror delivered an undamaged file."""
 
 
 def choose_dataset(data_dir: str | Path, quiet: bool = False) -> tuple[str, str]:
-    """Find out what "auto" stands for: MNIST where it is or can be had, else the sample.
+    """Find out what "auto" stands for: MNIST if on disk or downloadable, else the sample.
 
     Returns:
         the data set's name, and why it had to be the sample ("" for MNIST).
 
     Raises:
-        Error: MNIST is there but damaged, or data_dir cannot be written.
+        Error: data_dir cannot be written to.
     """
     try:
         download("mnist", data_dir, quiet)
@@ -46,19 +46,19 @@ def choose_dataset(data_dir: str | Path, quiet: bool = False) -> tuple[str, str]
 
 
 def download(name: str, data_dir: str | Path, quiet: bool = False) -> None:
-    """Fetch whatever files of a data set are missing into data_dir, from torchvision's mirrors.
+    """Download the missing files of a data set into data_dir, from torchvision's mirrors.
 
-    Each file is tried at one mirror after the other, whatever goes wrong at the first, and is put
-    in its place only once it is complete and its MD5 sum is right.
+    For each file, one mirror after the other is tried, whatever goes wrong, and the file is put
+    in its place only once it is complete and its MD5 checksum is right.
 
     Args:
         name: one of SOURCES.
         data_dir: the folder in which torchvision's own layout begins (MNIST/raw/...).
-        quiet: say nothing.
+        quiet: do not report the download.
 
     Raises:
-        DownloadError: no mirror gave the file.
-        Error: data_dir cannot be written.
+        DownloadError: no mirror delivered the file.
+        Error: data_dir cannot be written to.
     """
     source = SOURCES[name]
     raw = raw_folder(source, data_dir)
@@ -69,7 +69,7 @@ def download(name: str, data_dir: str | Path, quiet: bool = False) -> None:
         if not (raw / file).exists() and not packed_path(raw, file).exists()
     ]
     if source.folder is not None and missing:
-        raise Error(f"{raw / missing[0]} is missing: install the package mnist_cnn again")
+        raise Error(f"{raw / missing[0]} is missing: reinstall the package mnist_cnn")
     if missing:
         check_folder(raw, "--data-dir")
     for file in missing:
@@ -77,15 +77,15 @@ def download(name: str, data_dir: str | Path, quiet: bool = False) -> None:
 
 
 def download_file(source: Source, raw: Path, file: str, quiet: bool = False) -> None:
-    """Fetch one packed file into the folder raw, from the first mirror that has it undamaged.
+    """Download one compressed file into the folder raw, from the first mirror with a good copy.
 
     Raises:
-        DownloadError: no mirror gave it.
+        DownloadError: no mirror delivered it.
     """
-    from torchvision import datasets  # slow, and only its mirrors' addresses are needed
+    from torchvision import datasets  # slow, and needed only for the mirrors' addresses
 
     packed = packed_path(raw, file)
-    most = file_size(file_shape(source, file)) + 1024  # what does not compress grows a little
+    most = file_size(file_shape(source, file)) + 1024  # incompressible data grow a little
     failures = []
     for mirror in getattr(datasets, source.dataset).mirrors:
         url = f"{mirror.rstrip('/')}/{packed.name}"
@@ -104,18 +104,18 @@ def download_file(source: Source, raw: Path, file: str, quiet: bool = False) -> 
 
 
 def fetch(url: str, most: int, quiet: bool) -> bytes:
-    """Return the bytes behind an address; no wait for the next one is longer than TIMEOUT seconds.
+    """Return the bytes at an address, waiting at most TIMEOUT seconds for each next part.
 
     Args:
-        most: as many bytes as there may be: who sends more sends something else.
+        most: the largest number of bytes to accept: a mirror that sends more sends something else.
 
     Raises:
-        OSError, HTTPException, ValueError: the address does not give them.
+        OSError, HTTPException, ValueError: they cannot be downloaded.
     """
     # Some mirrors turn away clients that do not say who they are.
     request = urllib.request.Request(url, headers={"User-Agent": "mnist_cnn"})
-    # An opener of its own sees the proxies as they are now: urllib's shared one, those that were
-    # set when it was first used.
+    # A new opener uses the proxies as they are set now; urllib's shared one, those that were set
+    # when it was first used.
     opener = urllib.request.build_opener()
     with opener.open(request, timeout=TIMEOUT) as response:
         total = int(response.headers.get("Content-Length") or 0)
@@ -126,13 +126,13 @@ def fetch(url: str, most: int, quiet: bool) -> bytes:
             while part := response.read1(1 << 16):
                 content += part
                 if len(content) > most:
-                    raise ValueError(f"more than {most} bytes came")
+                    raise ValueError(f"more than {most} bytes arrived")
                 bar.update(len(part))
     return bytes(content)
 
 
 def describe_failure(error: Exception) -> str:
-    """Say in a few words why a mirror gave nothing."""
+    """Say in a few words why a mirror failed."""
     reason: object = error
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
         reason = error.reason  # the error that urllib has wrapped
@@ -152,8 +152,8 @@ def read_file(name: str, file: str, data_dir: str | Path, quiet: bool = False) -
         file: one of its files, as FILES names them.
 
     Raises:
-        DownloadError: the file is missing and no mirror gave it.
-        Error: the file is damaged, packed or unpacked, or cannot be read.
+        DownloadError: the file is missing and no mirror delivered it.
+        Error: the file is damaged, compressed or unpacked, or cannot be read.
     """
     source = SOURCES[name]
     raw = raw_folder(source, data_dir)
@@ -177,17 +177,17 @@ def read_file(name: str, file: str, data_dir: str | Path, quiet: bool = False) -
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write a file of a data set; remove what earlier attempts at it that were killed have left."""
+    """Write a file of a data set; remove what killed earlier attempts left behind."""
     with contextlib.suppress(OSError):
         remove_leavings(path.parent, (path.name,), alone=False)
     write_file(path, content, make_folder=True)
 
 
 def read_packed(source: Source, path: Path) -> bytes:
-    """Return a packed file, checked by its MD5 sum."""
+    """Return a compressed file, checked by its MD5 checksum."""
     content = read(path)
     if md5(content) != source.packed_md5[path.stem]:
-        raise damaged(path, "its MD5 sum is wrong")
+        raise damaged(path, "its MD5 checksum is wrong")
     return content
 
 
@@ -195,7 +195,7 @@ def check_content(source: Source, path: Path, content: bytes) -> None:
     """Make sure that an unpacked file is what its name says.
 
     Raises:
-        Error: its size, its header, a label or its MD5 sum is wrong.
+        Error: its size, its header, a label or its MD5 checksum is wrong.
     """
     file = path.stem if path.suffix == ".gz" else path.name
     shape = file_shape(source, file)
@@ -207,7 +207,7 @@ def check_content(source: Source, path: Path, content: bytes) -> None:
     if len(shape) == 1 and (largest := max(content[-shape[0] :])) >= len(source.classes):
         raise damaged(path, f"it holds the label {largest}")
     if file in source.md5 and md5(content) != source.md5[file]:
-        raise damaged(path, "its MD5 sum is wrong")
+        raise damaged(path, "its MD5 checksum is wrong")
 
 
 def file_shape(source: Source, file: str) -> tuple[int, ...]:
@@ -217,7 +217,7 @@ def file_shape(source: Source, file: str) -> tuple[int, ...]:
 
 
 def file_header(shape: tuple[int, ...]) -> bytes:
-    """Return how an unpacked IDX file of bytes begins.
+    """Return the header of an unpacked IDX file of bytes.
 
     Two zeros, 8 for bytes, the number of dimensions, and each dimension in four bytes.
     """
@@ -230,17 +230,17 @@ def file_size(shape: tuple[int, ...]) -> int:
 
 
 def raw_folder(source: Source, data_dir: str | Path) -> Path:
-    """Return the folder in which a data set's files lie, torchvision's own."""
+    """Return the folder that torchvision uses for a data set's files."""
     return (source.folder or Path(data_dir)) / source.dataset / "raw"
 
 
 def packed_path(raw: Path, file: str) -> Path:
-    """Return where the packed form of a file lies."""
+    """Return the path of the compressed form of a file."""
     return raw / f"{file}.gz"
 
 
 def read(path: Path) -> bytes:
-    """Return what a file holds."""
+    """Return the content of a file."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -248,10 +248,10 @@ def read(path: Path) -> bytes:
 
 
 def md5(content: bytes) -> str:
-    """Return the MD5 sum as text; it tells damage, not intent."""
+    """Return the MD5 checksum as text; it reveals damage, not tampering."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def damaged(path: Path, why: str) -> Error:
-    """Return the error that names a damaged file and the way to mend it."""
+    """Return the error that names a damaged file and says how to replace it."""
     return Error(f"{path} is damaged ({why}): delete it and run the same command again")

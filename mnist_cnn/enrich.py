@@ -1,9 +1,9 @@
 """What MNIST's training images lack: ones with a flag, and pictures that show no single digit.
 
 Nearly all of MNIST's ones are bare bars, as its American writers draw them, while much of the world
-puts a flag on top and some a foot below: a network that has seen none may call them sevens. And a
-network that has seen nothing but single digits takes two that touch for one of them, and is sure
-of it. Both are drawn once, before training starts.
+adds a flag at the top, and some a foot at the bottom: a network that has never seen these may call
+them sevens. And a network that has only seen single digits takes two that touch for one, and is
+sure of it. Both kinds are drawn once, before training starts.
 """
 
 import math
@@ -15,15 +15,15 @@ from mnist_cnn.data import Split, to_pixels
 from mnist_cnn.datasets import SIZE
 from mnist_cnn.recipes import Recipe
 
-NO_DIGIT = -1  # the label of a picture of which no answer is right
-BOX = 20  # pixels: a digit fits into so large a square in the middle of its image
-FLAG_ANGLE = (25.0, 70.0)  # degrees from the vertical: nearer to level it could be a seven's bar
-SHARPEST = 20.0  # degrees between flag and stem
-FLAG_LENGTH = (0.15, 0.6)  # of the stem's
-FLAG_START = (0.0, 0.08)  # of the stem's length, below its top
-FOOT_LENGTH = (0.3, 0.8)  # of the stem's
-FEET = 0.33  # of the flagged ones have a foot
-BESIDE = (0.4, 1.0)  # of the other digit's width is seen, in half of the pairs; else all
+NO_DIGIT = -1  # the label of a picture for which no answer is right
+BOX = 20  # pixels: the side of the square, in the middle of its image, that a digit fits into
+FLAG_ANGLE = (25.0, 70.0)  # degrees from the vertical: closer to level, it could be a seven's bar
+SHARPEST = 20.0  # degrees: the smallest angle between flag and stem
+FLAG_LENGTH = (0.15, 0.6)  # as a share of the stem's length
+FLAG_START = (0.0, 0.08)  # how far below the stem's top, as a share of its length
+FOOT_LENGTH = (0.3, 0.8)  # as a share of the stem's length
+FEET = 0.33  # the share of the flagged ones that have a foot
+BESIDE = (0.4, 1.0)  # the share of the other digit's width that half of the pairs show; else all
 OVERLAP = (-1.0, 4.0)  # pixels by which two digits overlap; negative: a gap
 
 
@@ -33,10 +33,10 @@ def enrich(split: Split, recipe: Recipe, seed: int) -> Split:
     Args:
         split: training images of digits.
         recipe: its flags and non_digits say how many.
-        seed: of what is drawn where.
+        seed: of the random choices.
 
     Returns:
-        at least as many images; the label of the added ones is NO_DIGIT.
+        the images, with the added ones at the end; the label of these is NO_DIGIT.
     """
     chance = torch.Generator().manual_seed(seed)
     images, labels = split
@@ -54,14 +54,15 @@ def enrich(split: Split, recipe: Recipe, seed: int) -> Split:
 
 
 def to_targets(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Turn labels into the probabilities that the network is to answer with.
+    """Turn labels into target probabilities for the network's answers.
 
     Args:
         labels: int64 (N,).
         classes: how many there are.
 
     Returns:
-        float (N, classes): 1 for the right class, or all alike where the label is NO_DIGIT.
+        float (N, classes): 1 for the right class and 0 for the others, or all equal where the
+        label is NO_DIGIT.
     """
     sure = F.one_hot(labels.clamp(min=0), classes).float()
     return sure.masked_fill_((labels == NO_DIGIT)[:, None], 1 / classes)
@@ -74,12 +75,12 @@ def between(limits: tuple[float, float], n: int, chance: torch.Generator) -> tor
 
 
 def per_image(value: torch.Tensor) -> torch.Tensor:
-    """Give one value for each image, (N,), the shape to meet pixels with: (N, 1, 1)."""
+    """Reshape one value for each image, (N,), to (N, 1, 1), so that it broadcasts over pixels."""
     return value[:, None, None]
 
 
 def pixel_places() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x and y of every pixel, from the middle of the image, in pixels: (28, 28) each."""
+    """Return x and y of every pixel, from the image's centre, in pixels: (28, 28) each."""
     place = torch.arange(SIZE) - (SIZE - 1) / 2
     y, x = torch.meshgrid(place, place, indexing="ij")
     return x, y
@@ -89,13 +90,13 @@ def pixel_places() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
-    """Draw a flag on every one, on some a foot, with about their own pen; centre them by mass.
+    """Draw a flag on every one and a foot on some, about as thick as their strokes; centre by mass.
 
-    The stem is taken for a straight bar along the main axis of the ink.
+    The stem is assumed to be a straight bar along the main axis of the ink.
 
     Args:
         ones: uint8 (N, 28, 28).
-        chance: of length, angle and pen.
+        chance: the generator of lengths, angles and stroke widths.
     """
     n = len(ones)
     ink = to_pixels(ones)[:, 0]
@@ -137,7 +138,7 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
 
 
 def centre_of_mass(ink: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x and y of the middle of the ink, from the middle of the image, in pixels: (N,)."""
+    """Return x and y of the ink's centre of mass, from the image's centre, in pixels: (N,) each."""
     x, y = pixel_places()
     mass = ink.sum((1, 2)).clamp(min=1)
     return (ink * x).sum((1, 2)) / mass, (ink * y).sum((1, 2)) / mass
@@ -149,7 +150,7 @@ def draw_lines(
     """Draw a straight line in each of N images.
 
     Args:
-        x1, y1, x2, y2: its ends, from the middle of the image, in pixels, (N,).
+        x1, y1, x2, y2: its ends, from the image's centre, in pixels, (N,).
         pen: half its width, in pixels, (N,).
 
     Returns:
@@ -166,7 +167,7 @@ def draw_lines(
 
 
 def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
-    """Float (N, 1, 28, 28) in [0, 1] -> uint8 (N, 28, 28)."""
+    """Turn float (N, 1, 28, 28) in [0, 1] into uint8 (N, 28, 28)."""
     return (255 * pixels[:, 0]).round().byte()
 
 
@@ -176,13 +177,13 @@ def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
 def put_side_by_side(
     whole: torch.Tensor, other: torch.Tensor, chance: torch.Generator
 ) -> torch.Tensor:
-    """Put a digit and the whole or a part of another beside each other, as if they were one.
+    """Put a digit and all or part of another one side by side, as if they were one.
 
     They touch, overlap or nearly touch, and are scaled so that both fit where one digit would be.
 
     Args:
         whole, other: uint8 (N, 28, 28); either may come first.
-        chance: of order, overlap and how much is seen of the other.
+        chance: the generator of their order, their overlap, and how much of the other is seen.
 
     Returns:
         uint8 (N, 28, 28).
@@ -218,14 +219,14 @@ def put_side_by_side(
         look(whole, columns, rows) * there[:, None],
         look(other, other_columns, rows + lower) * other_there[:, None],
     )
-    # Strokes got thinner with the scale; the preparation of pictures brings them to one width.
+    # Scaling has thinned the strokes; the preparation of pictures gives all about the same width.
     thicker = F.max_pool2d(pair, 3, stride=1, padding=1)
     amount = ((1 - scale) * 2 * per_image(torch.rand(n, generator=chance))).clamp(0, 1)
     return to_bytes(torch.lerp(pair, thicker, amount[:, None]))
 
 
 def ends(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return where the ink of each image begins and ends, from the middle, in pixels: (N,)."""
+    """Return where each image's ink begins and ends in x, from the centre, in pixels: (N,) each."""
     columns = (images > 100).any(1).float()
     first = columns.argmax(1)
     behind = SIZE - columns.flip(1).argmax(1)

@@ -1,4 +1,4 @@
-"""How good a network is: loss, accuracy, figures per class, and what it mixes up."""
+"""How good a network is: loss, accuracy, figures per class, and which classes it confuses."""
 
 import contextlib
 import math
@@ -17,18 +17,18 @@ from mnist_cnn.model import COLDEST, HOTTEST
 
 # The largest activation, (250, 24, 24, 24) floats by default, is 14 MB: it stays in the cache.
 BATCH_SIZE = 250
-FLAGS = threading.Lock()  # held while exact_convolutions has changed what all threads share
+FLAGS = threading.Lock()  # held while exact_convolutions has changed flags that all threads share
 
 
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return what a network answers, in float32, without augmentation or dropout.
+    """Return a network's logits, in float32, without augmentation or dropout.
 
     Args:
         model: takes float (N, 1, 28, 28) in [0, 1].
         images: uint8 (N, 28, 28), on the model's device.
 
     Returns:
-        logits, float32 (N, classes), on the same device. to_probabilities makes them readable.
+        logits, float32 (N, classes), on the same device; see to_probabilities.
     """
     was_training = model.training
     model.eval()
@@ -45,11 +45,11 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    # What is changed here belongs to the whole process. Of two threads, such as those that read for
-    # the demo's page, the first to leave would undo it for the other, and the other might then put
-    # back, for good, what the first had set.
+    # These flags belong to the whole process. Of two threads, such as those that read pictures for
+    # the demo page, the first to leave would reset them for the other, and the other might then
+    # restore, for good, what the first had set.
     with FLAGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some versions of PyTorch warn that these flags are old
+        warnings.simplefilter("ignore")  # some versions of PyTorch call these flags deprecated
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield
 
@@ -61,11 +61,11 @@ def to_probabilities(model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Find by what to divide logits so that their softmax is as sure as it is right.
+    """Find what to divide logits by so that their softmax is as sure as it is right.
 
-    It is the temperature at which the mean cross-entropy is least (Guo et al., "On Calibration of
-    Modern Neural Networks", 2017): above 1 for a network that is too sure of itself, below 1 for
-    one that is too modest, as label smoothing makes it. No answer changes.
+    It is the temperature at which the mean cross-entropy is lowest (Guo et al., "On Calibration of
+    Modern Neural Networks", 2017): above 1 for an overconfident network, below 1 for an
+    underconfident one, as label smoothing makes it. No answer changes.
 
     Args:
         logits: float (N, classes), of images that the network has not been trained on.
@@ -77,8 +77,8 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """
     logits, labels = logits.cpu().double(), labels.cpu()  # MPS has no double
     right = logits.gather(1, labels[:, None]).mean()
-    # The loss has a single valley as a function of b = 1 / temperature, and its slope there is
-    # the mean logit that the probabilities expect, less that of the right class.
+    # As a function of b = 1 / temperature, the loss has a single minimum, and its slope is the mean
+    # logit expected under the probabilities minus that of the right class.
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(30):  # halvings: to within a hundred-millionth
         b = (low + high) / 2
@@ -88,9 +88,9 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 class Evaluation(NamedTuple):
-    """What a network made of a split of N images.
+    """A network's results on a split of N images.
 
-    loss: the mean cross-entropy per image, in nats, of the logits as they are.
+    loss: the mean cross-entropy per image, in nats, of the logits at temperature 1.
     labels, predictions: int64 (N,).
     confidences: the probability that the network gives its prediction, at its temperature, float
         (N,) in [0, 1].
@@ -112,13 +112,13 @@ class Evaluation(NamedTuple):
         return (len(self.labels) - self.errors) / len(self.labels)
 
     def surest_mistakes(self) -> torch.Tensor:
-        """Return the images that were read wrong, the surest first: int64 (errors,)."""
+        """Return the indices of the misread images, the surest first: int64 (errors,)."""
         wrong = (self.predictions != self.labels).nonzero().flatten()
         return wrong[self.confidences[wrong].argsort(descending=True, stable=True)]
 
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
-    """Run a network over a split that is on its device. The result is on the CPU.
+    """Evaluate a network on a split that is on its device; the result is on the CPU.
 
     Raises:
         Error: the network's answers are not finite numbers.
@@ -126,24 +126,26 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     logits = compute_logits(model, split.images)
     loss = F.cross_entropy(logits, split.labels, reduction="sum").item() / len(split.labels)
     if not math.isfinite(loss):
-        raise Error("this network's answers are not finite: its weights are damaged, train it anew")
+        raise Error(
+            "this network's answers are not finite: its weights are damaged, train it again"
+        )
     predictions = logits.argmax(1)  # not of the probabilities: rounding can make two of them equal
     confidences = to_probabilities(model, logits).max(1).values
     return Evaluation(loss, split.labels.cpu(), predictions.cpu(), confidences.cpu())
 
 
 def confusion_matrix(evaluation: Evaluation, classes: int) -> torch.Tensor:
-    """Count int64 (classes, classes): row, the true class; column, the predicted one."""
+    """Count answers: int64 (classes, classes); row, the true class; column, the predicted one."""
     cells = evaluation.labels * classes + evaluation.predictions
     return torch.bincount(cells, minlength=classes * classes).view(classes, classes)
 
 
 class ClassFigures(NamedTuple):
-    """How one class fared; every figure is in [0, 1], and 0.0 where it is undefined.
+    """The figures of one class; all but n are in [0, 1], and 0.0 where they are undefined.
 
     n: images that belong to the class.
-    precision: of the images that the network gave to this class, the share that belong there.
-    recall: of the images that belong to it, the share that the network found.
+    precision: of the images that the network assigned to this class, the share that belong to it.
+    recall: of the images that belong to this class, the share that the network found.
     f1: the harmonic mean of the two.
     """
 
@@ -168,7 +170,7 @@ def per_class(confusion: torch.Tensor, classes: Sequence[str]) -> list[ClassFigu
 
 
 def most_confused(confusion: torch.Tensor, count: int) -> list[tuple[int, int, int]]:
-    """Return the commonest mistakes first: (true class, predicted class, how often)."""
+    """Return the most frequent mistakes, in order: (true class, predicted class, how often)."""
     mistakes = confusion - torch.diag(confusion.diag())
     cells = mistakes.flatten().argsort(descending=True, stable=True)[:count].tolist()
     pairs = [(cell // len(confusion), cell % len(confusion)) for cell in cells]
@@ -178,12 +180,12 @@ def most_confused(confusion: torch.Tensor, count: int) -> list[tuple[int, int, i
 
 
 class Bin(NamedTuple):
-    """The images of which a network is about equally sure.
+    """Images about which a network is about equally sure.
 
     confidence: the mean of the probabilities that it gives its predictions, in [0, 1].
     accuracy: the share of the images that it reads right, in [0, 1].
-    low, high: the 95 % interval of that share, in [0, 1].
-    n: how many images that is, at least 1.
+    low, high: the 95 % confidence interval of that share, in [0, 1].
+    n: how many images there are, at least 1.
     """
 
     confidence: float
@@ -194,7 +196,7 @@ class Bin(NamedTuple):
 
 
 def reliability(evaluation: Evaluation, bins: int = 10) -> list[Bin]:
-    """Compare how sure a network is with how often it is right, bin by bin of equal width.
+    """Compare how sure a network is with how often it is right, in bins of equal width.
 
     Bins without images are left out. The idea is DeGroot and Fienberg's (1983), in the form of
     Guo et al., "On Calibration of Modern Neural Networks" (2017).
@@ -213,8 +215,8 @@ def reliability(evaluation: Evaluation, bins: int = 10) -> list[Bin]:
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share seen in n trials (Wilson, 1927)."""
-    z = 1.96  # deviations of the normal distribution on both sides of its mean: 95 % lie within
+    """Return the 95 % confidence interval of a share observed in n trials (Wilson, 1927)."""
+    z = 1.96  # 95 % of a normal distribution lies within so many standard deviations of its mean
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, middle - reach), min(1.0, middle + reach)

@@ -1,6 +1,6 @@
 """What a network does with one image: layer by layer, patch by patch, with a part covered.
 
-Nothing here changes a network, and the numbers go to illustrate.py, which draws them.
+Nothing here changes a network. illustrate.py draws the numbers.
 """
 
 import copy
@@ -26,7 +26,7 @@ SQUARE = 9  # pixels along each side of the square that occlusion_map slides
 
 
 class Step(NamedTuple):
-    """One step of a network's forward, and what came out of it.
+    """One step of a network's forward pass, and its output.
 
     name: of the layer, such as "conv1"; of a function, its own, such as "relu".
     layer: None where the step is a function.
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 def trace_steps(model: nn.Module, pixels: torch.Tensor) -> list[Step]:
     """Run a network and return its steps one by one, plain arithmetic left out.
 
-    torch.fx reads the steps off the model's own forward, so that nothing of it is said again here.
+    torch.fx reads the steps off the model's own forward, so nothing of it is repeated here.
 
     Args:
         model: any whose forward does not branch on its input. Dropout is off.
@@ -97,7 +97,7 @@ def layer_table(model: CNN) -> list[Layer]:
             parameters = sum(parameter.numel() for parameter in layer.parameters())
         if isinstance(layer, nn.Conv2d):
             kind += f" {layer.kernel_size[0]}x{layer.kernel_size[1]}"
-            # Every filter meets every place: each weight is used once at each of them.
+            # Every filter is applied at every position, so each weight is used once at each.
             multiply_adds = layer.weight.numel() * math.prod(shape[1:])
         elif isinstance(layer, nn.Linear):
             multiply_adds = layer.weight.numel()
@@ -122,7 +122,7 @@ def feature_maps(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
 
 
 class Patch(NamedTuple):
-    """A patch of one image and the filter of the first convolution that meets it there.
+    """A patch of one image, and a filter of the first convolution that is applied to it.
 
     filter: its number, from 0.
     row, column: of the patch's upper left pixel; also of the response in the filter's map.
@@ -140,18 +140,18 @@ class Patch(NamedTuple):
 
     @property
     def response(self) -> float:
-        """What the convolution makes of the patch: products summed up, and the bias."""
+        """The filter's response to the patch: the sum of the products, plus the bias."""
         return float((self.pixels * self.weights).sum()) + self.bias
 
 
 def normalised(model: CNN, image: torch.Tensor) -> torch.Tensor:
-    """Return the pixels as the first convolution gets them.
+    """Return an image's pixels as the first convolution gets them.
 
     Args:
         image: uint8 (28, 28), on the model's device.
 
     Returns:
-        float (28, 28); over the training images their mean is 0 and their deviation 1.
+        float (28, 28); over the training images, their mean is 0 and their standard deviation 1.
     """
     return (to_pixels(image[None])[0, 0] - model.mean) / model.std
 
@@ -190,15 +190,15 @@ def strongest_patch(model: CNN, image: torch.Tensor) -> Patch:
 def occlusion_map(
     model: nn.Module, image: torch.Tensor, answer: int, side: int = SQUARE, grey: int = 128
 ) -> torch.Tensor:
-    """Slide a grey square over an image and note how probable an answer stays.
+    """Slide a grey square over an image and record how probable an answer remains.
 
     The idea is that of Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks"
     (2014). Grey is half-way between paper and ink: where the square makes a difference, either ink
-    was needed there, or that there is none.
+    was needed there, or blank paper.
 
     Args:
         image: uint8 (28, 28), on the model's device.
-        answer: the class whose probability is noted.
+        answer: the class whose probability is recorded.
         side: of the square, in pixels, odd. At the image's edge a part of it lies outside.
         grey: of its pixels, from 0 (paper) to 255 (ink).
 
@@ -216,7 +216,7 @@ def occlusion_map(
 
 
 def dropout_passes(model: nn.Module, image: torch.Tensor, passes: int = 20) -> torch.Tensor:
-    """Return what a network answers while dropout is on, as in training: each pass differs.
+    """Return a network's answers while dropout is on, as in training: each pass differs.
 
     Args:
         image: uint8 (28, 28), on the model's device.
@@ -238,7 +238,7 @@ def vary_by_kind(
 
     Args:
         image: uint8 (28, 28).
-        strengths: how strongly; ways of strength 0 are left out.
+        strengths: how strong each way is; ways of strength 0 are left out.
         count: of variants of each kind.
 
     Returns:
@@ -261,7 +261,7 @@ class LossCurve(NamedTuple):
 
     values: that the weight takes, (K,).
     losses: mean cross-entropy per image at each of them, in nats, (K,).
-    weight, loss: where the network stands.
+    weight, loss: the network's own.
     slope: how fast the loss grows with the weight there: the weight's gradient.
     """
 

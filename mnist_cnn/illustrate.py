@@ -1,7 +1,7 @@
 """Pictures that explain: what is in a digit, inside the network, in its loss and its answers.
 
-`show-features` draws one of them, the tutorial all. They take arrays, as those of visualize.py do,
-and have its style.
+`show-features` draws one of them, the tutorial all. The functions take arrays, as those of
+visualize.py do, and have its style.
 
 An image is (28, 28), uint8 from 0 to 255 or float from 0 to 1; ink is drawn dark.
 """
@@ -62,11 +62,11 @@ def draw_digits(
 
 @styled
 def draw_augmentations(image: Image, kinds: Mapping[str, Image]) -> "Figure":
-    """Draw a digit as each kind of augmentation varies it: a row for each, the digit before it.
+    """Draw a digit as each kind of augmentation varies it: a row for each, the original first.
 
     Args:
         image: the digit as it is in the data set.
-        kinds: by its name, what a kind of augmentation makes of it: (N, 28, 28).
+        kinds: by the name of the kind of augmentation, the varied images: (N, 28, 28).
     """
     count = max(len(images) for images in kinds.values())
     height, width = image.shape
@@ -85,7 +85,7 @@ def draw_augmentations(image: Image, kinds: Mapping[str, Image]) -> "Figure":
     axes.set_yticks(middles, list(kinds), fontsize=11)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("as it is in the data set, and varied at random", loc="left")
+    axes.set_title("the image in the data set, and random variations of it", loc="left")
     return figure
 
 
@@ -157,19 +157,19 @@ def draw_features(
     title: str,
     window: bool = False,
 ) -> "Figure":
-    """Draw the way of one image through the network, and where the decision comes from.
+    """Draw one image's way through the network, and where the decision comes from.
 
     Args:
         image: (28, 28).
         filters: of the first convolution, (F, K, K).
-        patch: the number of the filter whose sum is worked out, and row and column of the
+        patch: the number of the filter whose sum is worked out, and the row and column of the
             patch's upper left pixel.
         pixels: of the patch, normalised, (K, K).
         bias: of the filter.
-        response: the filter's with the patch: the sum of products, and the bias.
+        response: the filter's to the patch: the sum of the products, plus the bias.
         maps: the feature maps after each convolution, pooling and ReLU, (C, H, W) in [0, inf).
         probabilities: (classes,), their sum is 1.
-        occlusion: the probability of the likeliest class, with a grey square around each pixel
+        occlusion: the probability of the likeliest class with a grey square over each pixel
             of the image, (28, 28).
         square: the side of that square, in pixels.
         classes: the name of each class.
@@ -201,7 +201,7 @@ def draw_features(
 
     add_patch(second, pixels, filters[number], bias, response)
     second.suptitle(
-        f"3  the filter in its frame (number {number}, counted from 0) meets the patch", fontsize=11
+        f"3  the framed filter (number {number}, counted from 0) applied to the patch", fontsize=11
     )
     for step, (part, some) in enumerate(zip(middle, maps)):
         axes = part.subplots()
@@ -225,14 +225,14 @@ def draw_features(
     )
     show_occlusion(place, image, occlusion)
     place.set_title(
-        f"{len(maps) + 5}  what is left of it with a grey\n"
-        f"square, {square} x {square}, around each pixel"
+        f"{len(maps) + 5}  probability of the answer with a\n"
+        f"{square} x {square} grey square over each pixel"
     )
     return figure
 
 
 def map_rows(count: int) -> int:
-    """Return into how many rows to put feature maps: 16 in a row at most."""
+    """Return how many rows to put feature maps into, at most 16 in each."""
     return math.ceil(count / 16)
 
 
@@ -242,7 +242,7 @@ def map_columns(count: int) -> int:
 
 
 def fill_columns(count: int, width: float, height: float) -> int:
-    """Return in how many columns to put square images so that they fill a space best."""
+    """Return the number of columns in which square images fill a space best."""
     return max(
         range(1, count + 1),
         key=lambda columns: min(width / columns, height / math.ceil(count / columns)),
@@ -250,7 +250,7 @@ def fill_columns(count: int, width: float, height: float) -> int:
 
 
 def show_filters(axes: "Axes", filters: Floats, columns: int) -> None:
-    """Show filters (F, K, K) in rows, all in the same colours, with the key to them."""
+    """Show filters (F, K, K) in rows, all on the same colour scale, with its key."""
     most = float(np.abs(filters).max()) or 1.0
     shown = axes.imshow(tile(filters, columns), cmap=signed_colours(), vmin=-most, vmax=most)
     frame_tiles(axes, filters.shape[1:], columns, range(len(filters)), PALE)
@@ -273,7 +273,7 @@ def signed_colours() -> "Colormap":
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    # White stands in the middle, whatever lies on its two sides.
+    # White is in the middle, whatever the colours on its two sides.
     places = [(0, "#00466e"), (0.25, "#5fa8d3"), (0.5, "white"), (1, YELLOW)]
     return LinearSegmentedColormap.from_list("signed", places)
 
@@ -292,13 +292,13 @@ def add_patch(
     for axes, name in zip(cells, ("patch (normalised pixels)", "times filter", "= products")):
         axes.set_title(name, fontsize=10)
     total = float(products.sum())
-    # As few decimals as let the rounded figures, too, add up.
+    # As few decimals as make the rounded figures add up, too.
     digits = next(
         (n for n in (2, 3, 4) if round(round(total, n) + round(bias, n) - response, n) == 0), 5
     )
     sign = "\u2212" if bias < 0 else "+"
     figure.supxlabel(
-        f"the {products.size} products together {signed(total, digits)}, and the filter's bias: "
+        f"the {products.size} products add up to {signed(total, digits)}; with the filter's bias: "
         f"{signed(total, digits)} {sign} {abs(bias):.{digits}f} = {signed(response, digits)}",
         fontsize=11,
     )
@@ -340,7 +340,7 @@ def show_probabilities(axes: "Axes", probabilities: Floats, classes: Sequence[st
 
 
 def show_occlusion(axes: "Axes", image: Image, occlusion: Floats) -> None:
-    """Show the probability that is left, with a square around each pixel, and the ink's outline."""
+    """Show the probability with a square over each pixel, and the ink's outline."""
     shown = axes.imshow(occlusion, cmap="gray", vmin=0, vmax=1)
     axes.contour(scale_to_one(image), [0.5], colors=ORANGE, linewidths=1.5)
     axes.set_xticks([])
@@ -351,7 +351,7 @@ def show_occlusion(axes: "Axes", image: Image, occlusion: Floats) -> None:
 
 @styled
 def draw_dropout(image: Image, without: Floats, passes: Floats, classes: Sequence[str]) -> "Figure":
-    """Draw what a network answers for one image while dropout is on: bars for each pass.
+    """Draw a network's answers for one image while dropout is on: bars for each pass.
 
     Args:
         image: (28, 28).
@@ -387,12 +387,12 @@ def draw_loss_along_weight(
     slope: float,
     name: str,
 ) -> "Figure":
-    """Draw the loss over one weight, where the network stands, and its slope there.
+    """Draw the loss over one weight, the network's own place on the curve, and the slope there.
 
     Args:
         values: that the weight takes, from the smallest up.
         losses: at each of them, in nats.
-        weight, loss: where the network stands.
+        weight, loss: the network's own.
         slope: how fast the loss grows with the weight there.
         name: of the weight.
     """
@@ -401,8 +401,8 @@ def draw_loss_along_weight(
     axes.plot(values, losses, color=BLUE, label="loss on the batch")
     reach = (max(values) - min(values)) / 4
     ends = np.array([weight - reach, weight + reach])
-    label = f"its slope there: {slope:+.4f}".replace("-", "\u2212")
-    axes.plot(weight, loss, "o", color=ORANGE, markersize=8, label="where the network stands")
+    label = f"slope there: {slope:+.4f}".replace("-", "\u2212")
+    axes.plot(weight, loss, "o", color=ORANGE, markersize=8, label="the network's own weight")
     axes.plot(ends, loss + slope * (ends - weight), "--", color=ORANGE, label=label)
     axes.set_xlabel(name, parse_math=False)
     axes.set_ylabel("loss (cross-entropy)")
@@ -419,24 +419,24 @@ def draw_reliability(
     counts: Sequence[int],
     title: str = "",
 ) -> "Figure":
-    """Draw how often a network is right beside how sure it is, and how many images that is.
+    """Draw accuracy against confidence, a reliability diagram, and the number of images.
 
     Args:
         confidences: mean confidence of the images in each bin, in [0, 1].
         accuracies: the share of them that are read right, in [0, 1].
-        intervals: what these shares may be, so few images allowing, in [0, 1].
+        intervals: the 95 % confidence interval of each of these shares, in [0, 1].
         counts: images in each bin; bins without any are left out.
     """
     figure = new_figure(6.5, 6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    above.plot([0, 1], [0, 1], "--", color=GREY, label="as sure as it is right")
+    above.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
     spread = np.array([(share - low, high - share)
                        for share, (low, high) in zip(accuracies, intervals)])  # fmt: skip
     above.errorbar(
         confidences, accuracies, np.abs(spread).T, fmt="o", color=BLUE, capsize=3,
-        label="images of a bin (95 % interval)",
+        label="images in a bin (95 % interval)",
     )  # fmt: skip
-    above.set_ylabel("share read right")
+    above.set_ylabel("accuracy")
     above.set_xlim(-0.02, 1.02)
     above.set_ylim(-0.02, 1.02)
     below.bar(confidences, counts, width=0.04, color=BLUE)

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# The limits of a network's temperature. Beyond them a validation split has nothing to say: it would
-# ask for 0 where all answers are right, and for infinity where the network knows nothing.
+# The limits of a network's temperature. Without them, fitting it on a validation split would give 0
+# where all answers are right, and infinity where the network knows nothing.
 COLDEST, HOTTEST = 0.25, 10.0
 
 
@@ -18,19 +18,19 @@ class CNN(nn.Module):
 
     Args:
         channels: how many filters the first and the second convolution learn.
-        kernels: the side of the first and the second convolution's filters, in pixels.
-        hidden: width of the fully connected layer between the filters and the answer.
+        kernels: the side length of the first and the second convolution's filters, in pixels.
+        hidden: the width of the fully connected layer between the filters and the answer.
         dropout: the share of inputs zeroed in training before each linear layer, in [0, 1].
-        classes: how many classes there are to tell apart.
+        classes: the number of classes.
         mean, std: of the training images' pixels, in [0, 1].
 
-    Its attribute temperature, from COLDEST to HOTTEST, is for those who show its answers as
-    probabilities (evaluate.to_probabilities). The logits know nothing of it.
+    The attribute temperature, from COLDEST to HOTTEST, is used when answers are shown as
+    probabilities (evaluate.to_probabilities). It does not affect the logits.
 
     Raises:
-        ValueError: the kernels leave nothing of an image.
+        ValueError: the kernels are too large for a 28x28 image.
 
-    The default sizes have 215,194 parameters. The shape of the network goes back to LeCun et al.,
+    With the default sizes it has 215,194 parameters. Its design goes back to LeCun et al.,
     "Gradient-Based Learning Applied to Document Recognition" (1998); dropout to Srivastava et
     al. (2014).
     """
@@ -51,23 +51,23 @@ class CNN(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
-        self.temperature = 1.0  # for whoever shows probabilities: it changes no answer
+        self.temperature = 1.0  # for showing probabilities: it changes no answer
         self.conv1 = nn.Conv2d(1, channels[0], kernels[0])
         self.conv2 = nn.Conv2d(channels[0], channels[1], kernels[1])
-        # A convolution without padding makes the image kernel - 1 pixels narrower and lower;
-        # pooling halves what is left.
+        # A convolution without padding makes the image kernel - 1 pixels smaller each way; pooling
+        # halves what is left.
         side = ((28 - kernels[0] + 1) // 2 - kernels[1] + 1) // 2
         if side < 1:
-            raise ValueError("the kernels are larger than the maps that they are to slide over")
+            raise ValueError("the kernels are larger than the maps that they slide over")
         self.dropout1 = nn.Dropout(dropout[0])
         self.fc1 = nn.Linear(channels[1] * side * side, hidden)
         self.dropout2 = nn.Dropout(dropout[1])
         self.fc2 = nn.Linear(hidden, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 1, 28, 28), float in [0, 1] -> logits (N, classes), not yet a softmax.
+        """Map images (N, 1, 28, 28), float in [0, 1], to logits (N, classes), without a softmax.
 
-        The shapes in the comments are those of the default widths.
+        The shapes in the comments are for the default sizes.
         """
         x = (images - self.mean) / self.std
         # Pooling before the ReLU gives the same numbers as after it (the largest of four stays

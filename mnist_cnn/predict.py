@@ -24,11 +24,11 @@ from mnist_cnn.handwriting import Prepared, Read, find_digits, prepare, read_pic
 from mnist_cnn.handwriting.arrays import Box, Grey, Image28
 from mnist_cnn.handwriting.picture import MAX_PIXELS, Room
 
-AT_ONCE = 64  # pictures that wait for the network together: enough to be fast, few to be kept
+AT_ONCE = 64  # pictures in one batch: enough to be fast, few enough to keep in memory
 THREADS = 4  # that prepare pictures: each may hold a decoded one
 
-# An answer of which the network is less sure than this is called doubtful. The lower it is, the
-# more mistakes pass unmarked; the higher, the less a mark says (docs/handwriting.md).
+# An answer that the network is less sure of than this is called doubtful. The lower it is, the more
+# mistakes go unmarked; the higher, the less a mark means (docs/handwriting.md).
 SURE = 0.9
 
 Steps: TypeAlias = list[tuple[str, NDArray[np.uint8]]]  # (short title, picture)
@@ -40,7 +40,7 @@ class Reading:
 
     image: what the network saw.
     probabilities: (10,), their sum is 1.
-    box: where it stands, in pixels of the upright picture; None where the whole is one digit.
+    box: where it is, in pixels of the upright picture; None if the whole picture is one digit.
     """
 
     image: Image28
@@ -55,7 +55,7 @@ class Reading:
     @property
     def runner_up(self) -> int:
         """The second likeliest."""
-        return int((-self.probabilities).argsort(kind="stable")[1])  # another than the first
+        return int((-self.probabilities).argsort(kind="stable")[1])  # never the first
 
     @property
     def confidence(self) -> float:
@@ -64,7 +64,7 @@ class Reading:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the confidence is too little to rely on: less than SURE."""
+        """Whether the confidence is too low to rely on: less than SURE."""
         return self.confidence < SURE
 
 
@@ -73,7 +73,7 @@ class Answer:
     """What became of one file: an error, or its digits in reading order.
 
     steps: if they were asked for, the pictures between the file and what the network saw.
-    scale: how many of their pixels make one of the upright picture's; 1 or less.
+    scale: how many of their pixels correspond to one of the upright picture's; at most 1.
     """
 
     file: str
@@ -89,12 +89,12 @@ class Answer:
 
     @property
     def doubtful(self) -> bool:
-        """Whether one of the digits is doubtful, and with it the whole."""
+        """Whether one of the digits, and with it the whole answer, is doubtful."""
         return any(one.doubtful for one in self.readings)
 
 
 def expand_patterns(names: Iterable[str]) -> list[str]:
-    """Replace patterns such as *.png that the shell has left alone by the files they match."""
+    """Expand patterns such as *.png, where the shell has not, into the files they match."""
     files = []
     for name in names:
         matches = [] if os.path.exists(name) else sorted(glob.glob(name))
@@ -106,9 +106,9 @@ def make_reader(model: nn.Module, calibrated: bool = True) -> Read:
     """Return a function from images, uint8 (N, 28, 28), to probabilities (N, 10).
 
     Args:
-        calibrated: give them at the network's temperature, as they are shown to people. Without
-            it, at 1: that is for cutting digits apart, where they are weighed against costs
-            (handwriting/number.py) that were settled so.
+        calibrated: compute them at the network's temperature, as they are shown to people;
+            otherwise at 1. That is for cutting digits apart, where they are weighed against costs
+            (handwriting/number.py) that were chosen at 1.
     """
     device = next(model.parameters()).device
 
@@ -127,8 +127,8 @@ def make_reader(model: nn.Module, calibrated: bool = True) -> Read:
 def predict(model: nn.Module, files: Iterable[str], keep_steps: int = 0) -> Iterator[Answer]:
     """Read the one digit in each picture, and yield the answers in the order given.
 
-    Pictures go through the network in batches. Only a batch of prepared ones is in memory at a
-    time, and of large photos one is decoded while at most THREADS others are prepared.
+    Pictures go through the network in batches. Only one batch of prepared ones is in memory at a
+    time; of large photos, one is decoded while at most THREADS others are prepared.
 
     Args:
         model: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
@@ -154,7 +154,7 @@ def predict(model: nn.Module, files: Iterable[str], keep_steps: int = 0) -> Iter
 
 
 def prepare_file(file: str, keep_steps: bool, room: Room) -> Prepared | str:
-    """Return a picture made ready for the network, or what is wrong with it."""
+    """Return a picture prepared for the network, or what is wrong with it."""
     try:
         prepared = prepare(read_picture(file, room))
     except Error as error:
@@ -163,9 +163,9 @@ def prepare_file(file: str, keep_steps: bool, room: Room) -> Prepared | str:
 
 
 def make_room(pixels: int) -> Room:
-    """Return a context that lets threads in with no more than so many pixels in all.
+    """Return a context that admits threads with no more than so many pixels in all.
 
-    Who needs more than are free waits. Nobody may ask for more than there are.
+    A thread that needs more than are free waits. None may ask for more than there are in all.
     """
     free, changed = pixels, threading.Condition()
 
@@ -187,9 +187,9 @@ def make_room(pixels: int) -> Room:
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep warnings about odd files from the terminal: what matters of them becomes an error.
+    """Keep warnings about odd files from the terminal: those that matter become errors.
 
-    The filters are the whole process's, so that this belongs around threads, never inside one.
+    The filters belong to the whole process, so this goes around threads, never inside one.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,9 +1,9 @@
-"""The recipes: sizes of the network and how it is trained, by name (no torch in here)."""
+"""The recipes, by name: the sizes of the network and how it is trained (no torch in here)."""
 
 import math
 from dataclasses import dataclass
 
-# More is a slip of the finger, or a file that was made to harm.
+# A larger value is a typing error, or a file made to do harm.
 MAX_EPOCHS = 10_000
 MAX_RATE = 1e30  # a GPU keeps it in float32
 
@@ -14,12 +14,12 @@ class Augmentation:
 
     rotate: largest angle, in radians, either way.
     shift: largest shift along each axis, as a share of the image's side.
-    scale: how much of the old image, more or less, the new one shows along each axis, at most, as a
-        share: at 0.2 a digit gets up to a quarter larger or a sixth smaller.
+    scale: the largest change, as a share, in how much of the old image the new one shows along each
+        axis: at 0.2, a digit gets up to a quarter larger or a sixth smaller.
     shear: largest slant, in pixels sideways per pixel of height.
     elastic: standard deviation of the elastic displacement, in pixels.
-    stroke: how far strokes are thickened or thinned, from 0 (not) to 1 (by a whole pixel on each
-        side, at most). Half of the images keep their strokes as they are.
+    stroke: how far strokes are thickened or thinned, from 0 (not at all) to 1 (by at most a whole
+        pixel on each side). Half of the images keep their strokes as they are.
     """
 
     rotate: float = 0.0
@@ -40,25 +40,25 @@ class Augmentation:
 class Recipe:
     """Every hyperparameter of a training run.
 
-    name: of the recipe, as --recipe takes it.
+    name: the recipe's name, as --recipe takes it.
     epochs: passes over the training images, at most MAX_EPOCHS.
     batch_size: images per step, over all processes.
     lr: the peak of the one-cycle learning rate (Smith and Topin, 2017).
     betas: Adam's decay rates for the mean of the gradient and of its square.
-    average: the weights that are evaluated and kept are a running average over about this many
-        epochs (Polyak and Juditsky, 1992); it smooths out what the last few batches did.
+    average: the weights that are evaluated and saved are a running average over about this many
+        epochs (Polyak and Juditsky, 1992); it smooths out the effect of the last few batches.
     label_smoothing: the share of each label's certainty spread over all classes.
-    channels, kernels, hidden, dropout: the network's (model.CNN).
+    channels, kernels, hidden, dropout: the network's arguments (model.CNN).
     augmentation: how strongly the training images are varied.
     fade: over this last share of the epochs the augmentation weakens in equal steps, to nearly
         nothing, so that training ends on digits as people write them.
     flags: the share of the ones that get a flag before training starts (enrich.draw_flags).
     non_digits: how many pictures that show no single digit are added to the training images
         (enrich.put_side_by_side), as a share of these.
-    weight_decay: each step also makes every weight smaller, by the share weight_decay times the
+    weight_decay: each step also shrinks every weight by a share of it, weight_decay times the
         learning rate (AdamW: Loshchilov and Hutter, 2019); with 0 the optimizer is plain Adam.
 
-    A field that is added later gets a default that does what was done without it, so that
+    A field that is added later needs a default that leaves everything as it was, so that
     checkpoints written before it can still be read and resumed.
     """
 
@@ -105,7 +105,7 @@ class Recipe:
 
 
 def require(in_range: bool, what: str) -> None:
-    """Raise a ValueError that names what is out of range, if it is."""
+    """Raise a ValueError that says what is out of range, unless it is in range."""
     if not in_range:
         raise ValueError(f"{what} is out of range")
 
@@ -140,7 +140,7 @@ STANDARD = Recipe(
     augmentation=Augmentation(
         rotate=0.3, shift=0.04, scale=0.18, shear=0.3, elastic=0.9, stroke=0.8
     ),
-    fade=0.6,  # distortion as strong as this pays only if it weakens before training ends
+    fade=0.6,  # distortion as strong as this pays off only if it weakens before training ends
     flags=0.15,
     non_digits=0.05,
 )
@@ -152,7 +152,8 @@ BEST = Recipe(
     betas=(0.9, 0.999),
     average=0.2,
     label_smoothing=0.0,
-    # Larger filters in the second layer see 16 pixels of the image at once instead of 12.
+    # With larger filters in the second layer, each output sees 16x16 pixels of the image
+    # instead of 12x12.
     channels=(32, 64),
     kernels=(5, 5),
     hidden=512,

@@ -18,19 +18,20 @@ from mnist_cnn.recipes import FAST, RECIPES, STANDARD
 from mnist_cnn.system.device import fast_precision
 from mnist_cnn.train import make_optimizer, make_schedule
 
-MAX_STEPS = 10_000_000  # of a run: last.pt has the loss of each, and has to stay readable
+MAX_STEPS = 10_000_000  # of a run: last.pt holds the loss of each, and must stay readable
 
 
 def plan_run(
     name: str, overrides: dict[str, Any], seed: int, dataset: str, train_split: Split
 ) -> Plan:
-    """Settle what a run will do, with what.
+    """Decide what a run will do, and with what.
 
     Args:
         name: one of recipes.RECIPES.
         overrides: fields of Recipe to change.
         dataset: one of datasets.SOURCES.
-        train_split: the network will normalise by the mean and the deviation of its pixels.
+        train_split: the network will normalise with the mean and standard deviation of its
+            pixels.
 
     Raises:
         Error: the batch is larger than the training split, or there are too many steps.
@@ -38,12 +39,12 @@ def plan_run(
     recipe = RECIPES[name]
     recipe = dataclasses.replace(recipe, epochs=SOURCES[dataset].epochs * recipe.epochs)
     recipe = dataclasses.replace(recipe, **overrides)
-    if SOURCES[dataset].classes != DIGITS:  # what is drawn on digits is no use on others
+    if SOURCES[dataset].classes != DIGITS:  # flags and pairs of digits: no use elsewhere
         recipe = dataclasses.replace(recipe, flags=0.0, non_digits=0.0)
     if recipe.batch_size > len(train_split.labels):
         raise Error(
-            f"--batch-size {recipe.batch_size} is more than the "
-            f"{len(train_split.labels)} training images of {dataset}: choose a smaller one"
+            f"--batch-size {recipe.batch_size} is larger than the "
+            f"{len(train_split.labels)} training images of {dataset}: choose a smaller batch"
         )
     if recipe.steps(len(train_split.labels)) > MAX_STEPS:
         raise Error(
@@ -56,17 +57,17 @@ def plan_run(
 
 
 def start_run(plan: Plan, images: int, device: torch.device) -> Run:
-    """Build all that a run changes, as it is before the first step.
+    """Build everything that a run updates, as it is before the first step.
 
     Args:
-        plan: what is to be done.
+        plan: of the run.
         images: how many are in the training split.
-        device: where the network is to learn.
+        device: where the network is trained.
     """
     recipe, steps = plan.recipe, plan.recipe.steps(images)
-    torch.manual_seed(plan.seed)  # of the first weights
+    torch.manual_seed(plan.seed)  # for the initial weights
     net = CNN(**plan.model_args).to(device)
-    if device.type != "mps":  # on Macs PyTorch's gradients can be wrong then: its issue 107214
+    if device.type != "mps":  # on Macs, it can make PyTorch's gradients wrong: its issue 107214
         # channels_last keeps the channels of a pixel side by side in memory, which makes
         # convolutions on a CPU faster.
         net = net.to(memory_format=torch.channels_last)
@@ -77,24 +78,24 @@ def start_run(plan: Plan, images: int, device: torch.device) -> Run:
 
 
 def check_steps(paused: Paused, images: int) -> None:
-    """Make sure that a run fits a training split of so many images.
+    """Make sure that a run's number of steps fits a training split of so many images.
 
     Raises:
-        Error: it has another number of steps.
+        Error: it does not.
     """
     if len(paused.losses) != paused.plan.recipe.steps(images):
         raise Error(
-            "the run to resume is damaged (its steps are not those of its data): start it anew"
+            "the run to resume is damaged (its steps do not match its data): start a new run"
         )
 
 
 def resume_run(paused: Paused, images: int, device: torch.device) -> Run:
-    """Build all that a run changes, as it was when it was laid aside.
+    """Build everything that a run updates, as it was when the run was saved.
 
     Args:
-        paused: a run that check_steps has passed.
+        paused: a run that has passed check_steps.
         images: how many are in the training split.
-        device: where the network is to learn.
+        device: where the network is trained.
     """
     run = start_run(paused.plan, images, device)
     run.net.load_state_dict(paused.net)

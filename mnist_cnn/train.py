@@ -1,7 +1,7 @@
 """Training: the loop that turns random weights into a network that reads.
 
-`train_epoch` shows all that happens to a batch, from memory to the weight update; `train` is the
-loop around it, over the epochs.
+`train_epoch` shows everything that happens to a batch, from memory to the weight update; `train` is
+the loop around it, over the epochs.
 """
 
 import math
@@ -27,21 +27,23 @@ from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import record
 from mnist_cnn.system.progress import Progress
 
-SHORTEST_CYCLE = 4  # steps: a shorter one does not rise, and one of a single step has a rate of 0
+SHORTEST_CYCLE = (
+    4  # steps: in a shorter cycle the rate never rises; in one of a single step it is 0
+)
 
 
 def train_epoch(
     run: Run, model: nn.Module, split: Split, epoch: int, progress: Progress, ranks: Ranks
 ) -> None:
-    """Show every training image to the network once, and after each batch move its weights.
+    """Show every training image to the network once, and update its weights after each batch.
 
     Args:
-        run: what the epoch moves on: its network, average, optimizer and schedule.
+        run: what the epoch updates: network, running average, optimizer and schedule.
         model: the network that learns, run.net; with several processes, wrapped so that they
             average their gradients.
         split: the training images, on the device.
         epoch: 1, 2, ...
-        progress: notes what each step gave.
+        progress: records the result of each step.
         ranks: which of several processes this is; each takes an equal slice of every batch.
     """
     recipe, n, device = run.plan.recipe, len(split.labels), split.images.device
@@ -84,7 +86,7 @@ def train(
     """Train a network to the end of its run; write best.pt, last.pt and history.csv every epoch.
 
     Args:
-        run: from start_run or resume_run; it is changed.
+        run: from start_run or resume_run; it is updated in place.
         train_split, validation: on the run's device.
         out_dir: an existing folder.
         quiet: report nothing on stderr.
@@ -133,16 +135,16 @@ def train(
 
 
 def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, float, float]:
-    """Return mean loss, accuracy and the best temperature on the validation split.
+    """Return the mean loss, the accuracy and the best temperature on the validation split.
 
-    Each rank looks at its own share of the images. Where all are read right there is nothing to fit
-    a temperature by, and it stays 1.
+    Each rank evaluates its own share of the images. If all answers are right, there is nothing to
+    fit a temperature to, and it is 1.
     """
     images, labels = validation
     share = compute_logits(net, images[ranks.rank :: ranks.count])
     logits = share.new_zeros(len(labels), share.shape[1])
     logits[ranks.rank :: ranks.count] = share
-    logits = ranks.sum(logits)  # now everyone has all of them
+    logits = ranks.sum(logits)  # now every rank has all of them
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(labels)
     accuracy = (logits.argmax(1) == labels).sum().item() / len(labels)
     return loss, accuracy, fit_temperature(logits, labels) if accuracy < 1 else 1.0
@@ -159,7 +161,7 @@ def keep_if_best(run: Run) -> bool:
 
 
 def is_finite(run: Run) -> bool:
-    """Tell whether all weights are finite, and all that Adam knows of them."""
+    """Return whether all weights, and all of Adam's state, are finite."""
     state = [value for known in run.optimizer.state.values() for value in known.values()]
     tensors = [*run.net.parameters(), *run.averaged.parameters(), *state]
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
@@ -180,15 +182,15 @@ def epoch_order(seed: int, epoch: int, n: int) -> torch.Tensor:
 def derive_seed(seed: int, epoch: int, stream: int) -> int:
     """Return the seed of one stream of an epoch's random numbers.
 
-    Everything random in an epoch follows from the run's seed, the epoch and the rank, so a run that
-    is resumed needs no random state of the one that was stopped. SeedSequence makes seeds that are
-    unrelated, even of numbers that differ by 1.
+    Everything random in an epoch follows from the run's seed, the epoch and the rank, so a
+    resumed run needs no random state from the one that was stopped. SeedSequence makes unrelated
+    seeds even from numbers that differ by 1.
     """
     return int(np.random.SeedSequence((seed, epoch, stream)).generate_state(1)[0])
 
 
 def describe_epoch(metrics: Metrics, epochs: int) -> str:
-    """Put an epoch into one line: its figures from training and from the validation split."""
+    """Describe an epoch in one line: its figures from training and from the validation split."""
     return (
         f"epoch {metrics.epoch:{len(str(epochs))}}/{epochs}: "
         f"training loss {metrics.train_loss:.4f}, accuracy {metrics.train_accuracy:.2%}; "
@@ -216,19 +218,19 @@ def make_optimizer(net: nn.Module, recipe: Recipe, device: torch.device) -> torc
 def make_schedule(optimizer: torch.optim.Optimizer, peak: float, steps: int) -> LRScheduler:
     """Return the one-cycle schedule of a run; for a very short one, a quarter of the peak rate."""
     if steps < SHORTEST_CYCLE:
-        # Without a rate that rises slowly, the full one can be too much for fresh weights.
+        # Without a rate that rises slowly, the full one can be too high for untrained weights.
         return ConstantLR(optimizer, factor=0.25, total_iters=SHORTEST_CYCLE)
-    # By default it would vary the first of Adam's betas, too.
+    # By default, it would vary the first of Adam's betas, too.
     return OneCycleLR(optimizer, peak, steps, cycle_momentum=False)
 
 
 def learning_rates(peak: float, steps: int) -> list[float]:
-    """Return the learning rate of every step of a run, from a run without a network."""
+    """Return the learning rate of every step of a run, by a dry run without a network."""
     optimizer = torch.optim.SGD([torch.zeros(1)], peak)
     schedule = make_schedule(optimizer, peak, steps)
     rates = []
     for _ in range(steps):
         rates.append(float(schedule.get_last_lr()[0]))
-        optimizer.step()  # nothing moves, for want of a gradient; the schedule comes after it
+        optimizer.step()  # moves nothing, without a gradient; PyTorch wants it first
         schedule.step()
     return rates

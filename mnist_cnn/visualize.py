@@ -1,4 +1,4 @@
-"""The pictures that the commands draw, in the style of all pictures here.
+"""The figures that the commands draw, and the style of all figures.
 
 Each function takes arrays and returns a matplotlib figure. Without `window` the figure belongs to
 no window and no screen is needed: `save` renders it with Agg (or as PDF or SVG).
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mnist_cnn import Error
 
-if TYPE_CHECKING:  # matplotlib takes most of a second to import: only who draws should wait
+if TYPE_CHECKING:  # matplotlib takes most of a second to import: only drawing should wait
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -31,8 +31,8 @@ Image = NDArray[Any]
 
 # ------------------------------------------------------------------------------ the style
 
-# Colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008). In grey
-# print they do not differ enough: lines differ in marker and dash as well.
+# Colours that people with any kind of colour vision can tell apart (Okabe and Ito, 2008). In grey
+# print they do not differ enough, so lines differ in marker and dash as well.
 BLUE, ORANGE, YELLOW = "#0072b2", "#d55e00", "#e69f00"
 GREY, PALE = "#666666", "#bbbbbb"
 MARGIN = 0.08  # inches of white around a saved picture, for pages with a dark background
@@ -58,7 +58,7 @@ STYLE = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Let figures have the style, whatever the user's own settings of matplotlib are."""
+    """Give figures the style, whatever the user's own settings of matplotlib are."""
     import_matplotlib()
     from matplotlib.style import context
 
@@ -67,7 +67,7 @@ def style() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Let a function draw in the style."""
+    """Make a function draw in the style."""
 
     @functools.wraps(draw)
     def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -90,20 +90,20 @@ def new_figure(width: float, height: float, window: bool = False) -> "Figure":
 
 
 def can_show() -> bool:
-    """Tell whether matplotlib can open a window here."""
+    """Return whether matplotlib can open a window here."""
     import_matplotlib()
     import matplotlib.pyplot as plt
 
     try:
         canvas = plt.figure().canvas
-    except ImportError:  # a backend was asked for that has no screen here, or is not installed
+    except ImportError:  # the backend asked for has no screen here, or is not installed
         return False
     plt.close()
     return canvas.required_interactive_framework is not None
 
 
 def import_matplotlib() -> None:
-    """Load matplotlib, which takes its time.
+    """Load matplotlib, which is slow.
 
     Raises:
         Error: the environment asks for a backend that it does not know.
@@ -135,7 +135,7 @@ def save(figure: "Figure", suffix: str) -> bytes:
     width, height = figure.get_size_inches()
     area = Bbox.from_extents(-MARGIN, -MARGIN, width + MARGIN, height + MARGIN)
     kind = suffix.lstrip(".").lower()
-    with warnings.catch_warnings():  # a file's name in the title may be in any script
+    with warnings.catch_warnings():  # a file name in the title may be in any script
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format=kind, dpi=144, bbox_inches=area)
     return buffer.getvalue()
@@ -194,8 +194,8 @@ def draw_predictions(
 def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> "Figure":
     """Draw the confusion matrix: (C, C) counts, row the true class, column the predicted one.
 
-    The shades are those of each row's mistakes: right answers are so many more that on one scale
-    with them every mistake would look like none.
+    The shades show the mistakes only: right answers are so many more that, on one scale with them,
+    no mistake could be seen.
     """
     from matplotlib.patches import Rectangle
 
@@ -264,7 +264,7 @@ def draw_curves(
         epochs[kept], validation[kept], "*", color=ORANGE, markersize=14, label=label
     )
     star.set_clip_on(False)  # at 100 % half of it lies above the axes
-    # The first epochs lie far below: what the later ones differ by would vanish beside them.
+    # The first epochs are far lower: on their scale, later differences would vanish.
     third = count // 3
     right.set_ylim(min(training[third:] + validation[third:]) - 0.5, 100)
     right.set_ylabel("accuracy (%)")
@@ -349,7 +349,7 @@ def draw_inputs(
 
 
 def show_answer(axes: "Axes", probabilities: Floats, classes: Sequence[str]) -> None:
-    """Show the probabilities of all classes in a small space; the title is the likeliest."""
+    """Show the probabilities of all classes in a small space; the title names the likeliest."""
     answer = int(probabilities.argmax())
     colors = [BLUE if number == answer else GREY for number in range(len(classes))]
     axes.bar(range(len(classes)), probabilities, color=colors)
@@ -396,9 +396,9 @@ def draw_boxes(
 
 
 def shorten(text: str, most: int) -> str:
-    """Return the end of a text that is too long: of a path, the file's name.
+    """Return a text, or its end if it is too long: of a path, the file's name.
 
-    Line ends, and bytes that are no characters, are escaped: no font can draw them.
+    Line breaks and undecodable bytes are escaped: no font can draw them.
     """
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= most else f"…{text[1 - most :]}"

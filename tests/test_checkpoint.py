@@ -23,7 +23,7 @@ from mnist_cnn.datasets import DIGITS
 from mnist_cnn.model import CNN, COLDEST, HOTTEST
 from mnist_cnn.recipes import RECIPES
 
-# Of sample_checkpoint's run: 8 epochs, 3600 images and 180 of no digit, batches of 128.
+# Of sample_checkpoint's run: 8 epochs, 3600 images and 180 non-digits, batches of 128.
 STEPS = 8 * (3780 // 128)
 
 
@@ -372,7 +372,7 @@ def bad_files(best: dict[str, Any], whole: bytes, folder: Path) -> dict[str, Cal
 
 
 def bad_runs(last: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Runs that cannot be gone on with, although the network is whole, by what is wrong."""
+    """Runs that cannot be resumed, although the network is intact, by what is wrong."""
     state = last["resume"]
     history, losses, moments = state["history"], state["losses"], state["optimizer"]["state"]
 
@@ -468,9 +468,9 @@ def test_another_version_is_told_from_damage(
 ) -> None:
     torch.save(changed(best, "recipe", without(best["recipe"], "fade")), tmp_path / "less.pt")
     torch.save(changed(last, "recipe", "momentum", 0.9), tmp_path / "more.pt")
-    with pytest.raises(Error, match="another version wrote it: its recipe has no fade"):
+    with pytest.raises(Error, match="another version wrote it: its recipe lacks fade"):
         checkpoint.load(tmp_path / "less.pt")
-    with pytest.raises(Error, match="another version wrote it: its recipe has more"):
+    with pytest.raises(Error, match="another version wrote it: its recipe has unknown fields"):
         checkpoint.load_run(tmp_path / "more.pt")
 
 

@@ -153,4 +153,4 @@ def test_a_network_whose_answers_are_no_numbers_is_refused(
         if "weight" in name:
             value *= 1e30  # each a number, their products none
     checkpoint.save(tmp_path / "wild.pt", trained)
-    cli("eval", "--ckpt", "wild.pt").assert_refused("not finite", "train it anew")
+    cli("eval", "--ckpt", "wild.pt").assert_refused("not finite", "train it again")

@@ -1,4 +1,4 @@
-"""The command train: what it writes and says, that it repeats itself, and that it can go on."""
+"""The command train: what it writes and says, that it is repeatable, and that it can be resumed."""
 
 import contextlib
 import csv
@@ -115,7 +115,7 @@ def test_the_result_is_the_last_line_and_the_rest_goes_to_stderr(
     )
     first, *epochs, last = outcome.err.splitlines()
     assert first == (
-        "training on 200 images of mnist and 10 of no digit: recipe standard, 4 epochs, "
+        "training on 200 images of mnist and 10 non-digits: recipe standard, 4 epochs, "
         "batches of 50, seed 0, device cpu"
     )
     assert epochs == epoch_lines(outcome.err)
@@ -164,7 +164,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run_does_not_cost_the_run(
         patch.setattr(os, "replace", replace_or_fail)
         outcome = cli(*OPTIONS, "--quiet")
     outcome.assert_refused(
-        f"{os.strerror(errno.ENOSPC)}: check it, then go on after epoch 2 with python", "--resume"
+        f"{os.strerror(errno.ENOSPC)}: check it, then resume after epoch 2 with python", "--resume"
     )
     resumed = cli("train", "--resume", "checkpoints/last.pt")
     assert resumed.status == 0 and result(resumed.out) == result(cli(*OPTIONS).out)
@@ -361,7 +361,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit
     assert stopped.status == 130
     assert stopped.out == (whole.out.replace("whole", "parts") if "curves" in moment else "")
     assert stopped.err.splitlines()[-1].startswith(
-        f"interrupted: go on after epoch {epoch} with python -m mnist_cnn train --resume "
+        f"interrupted: resume after epoch {epoch} with python -m mnist_cnn train --resume "
     )
     where = ("--out-dir", "new") if elsewhere else ()
     resumed = cli("train", "--resume", "parts/last.pt", *where, "--device", "cpu")
@@ -409,7 +409,7 @@ def test_a_run_that_does_not_fit_its_data_is_refused_before_anything_is_made(
     fewer = replace(SOURCES["mnist"], validation=90)  # and so 150 to train on instead of 200
     monkeypatch.setitem(SOURCES, "mnist", fewer)
     outcome = cli("train", "--resume", "run/last.pt", "--out-dir", "new")
-    outcome.assert_refused("damaged", "its steps are not those of its data")
+    outcome.assert_refused("damaged", "its steps do not match its data")
     assert not (tmp_path / "new").exists()
 
 

@@ -1,4 +1,4 @@
-"""The data sets by name: what they hold, and how undamaged files are told."""
+"""The data sets by name: what they hold, and how undamaged files are recognised."""
 
 import subprocess
 import sys

@@ -182,7 +182,7 @@ def test_it_names_another_digit_where_the_answer_is_doubtful(open_page, model, m
     monkeypatch.setattr(model, "temperature", 10.0)
     page.get_by_role("button", name="Clear").click()
     draw(page, ONE)
-    assert re.search(r"Only \d\d\.\d % sure: it could be a \d as well", status(page))
+    assert re.search(r"Only \d\d\.\d % sure: it could also be a \d", status(page))
 
 
 def test_reads_what_is_drawn_after_each_stroke(open_page):
@@ -403,7 +403,9 @@ def test_missing_or_old_gradio_is_told(monkeypatch):
     with pytest.raises(Error, match=re.escape('pip install -e ".[demo]"')):
         demo.check(free_port())
     monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__version__="5.49.1"))
-    with pytest.raises(Error, match=r"gradio 5\.49\.1 is too old: pip install -U gradio"):
+    with pytest.raises(
+        Error, match=r"gradio 5\.49\.1 is too old: update it with pip install -U gradio"
+    ):
         demo.build_page(lambda url: {})
 
 
@@ -424,7 +426,7 @@ def test_a_server_that_ends_by_itself_is_told(monkeypatch):
         thread=SimpleNamespace(is_alive=lambda: False), close=lambda: closed.append(True)
     )
     monkeypatch.setattr(demo, "start", lambda *args, **options: page)
-    with pytest.raises(Error, match="has ended by itself: start it again"):
+    with pytest.raises(Error, match="has stopped by itself: start it again"):
         demo.serve(None, 7860)
     assert closed
 

@@ -282,11 +282,11 @@ def test_bodies_that_are_too_large_are_refused(port, make_question):
 @pytest.fixture
 def many_connections():
     """Room for 500 connections, both ends of which are in this process."""
-    resource = pytest.importorskip("resource", reason="needs more open files than can be had here")
+    resource = pytest.importorskip("resource", reason="needs more open files than are allowed here")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if before[1] == resource.RLIM_INFINITY else min(4096, before[1])
     if wanted < 1500:
-        pytest.skip("needs more open files than can be had here")
+        pytest.skip("needs more open files than are allowed here")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, before[0]), before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)

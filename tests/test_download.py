@@ -257,7 +257,7 @@ def test_a_mirror_that_sends_without_end_is_given_up_at_what_the_file_can_have(
     tiny_mnist: Tiny, serve_mirrors: Callable, tmp_path: Path
 ) -> None:
     mirrors = serve_mirrors(tiny_mnist.packed, "endless")
-    with pytest.raises(DownloadError, match=r"more than \d+ bytes came") as caught:
+    with pytest.raises(DownloadError, match=r"more than \d+ bytes arrived") as caught:
         load_split("mnist", "train", tmp_path)
     assert not mirrors.outwaited
     most = int(str(caught.value).partition("more than ")[2].split()[0])

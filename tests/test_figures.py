@@ -65,7 +65,7 @@ def features(filters: int, maps: tuple[int, int], classes: list[str], **changes:
         "occlusion": pixels(28, 28),
         "square": 9,
         "classes": classes,
-        "title": "fashion-mnist, test split: image 9999, in truth T-shirt/top",
+        "title": "fashion-mnist, test split: image 9999, label T-shirt/top",
     }
     return illustrate.draw_features(**(given | changes))
 

@@ -421,7 +421,7 @@ def assert_interrupted(outcome: Outcome, status: int, folder: Path) -> None:
     *epochs, line = outcome.err.splitlines()
     assert all(re.match(r"epoch +\d+/5000: |training on |$", text) for text in epochs)
     assert line == (
-        f"interrupted: go on after epoch {len(last.history)} with "
+        f"interrupted: resume after epoch {len(last.history)} with "
         "python -m mnist_cnn train --resume checkpoints/last.pt --device cpu"
     )
     assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt", "history.csv"}

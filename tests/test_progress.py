@@ -1,4 +1,4 @@
-"""What the steps of an epoch leave behind, and the bar that shows it."""
+"""The figures of an epoch's steps, and the bar that shows them."""
 
 import io
 

@@ -264,7 +264,7 @@ def test_a_loss_that_is_no_number_is_told_once(start_program: Callable, tmp_path
 def test_a_process_that_is_killed_ends_the_run(
     rank: int, start_program: Callable, tmp_path: Path, count: Callable[[str], None]
 ) -> None:
-    """The other one does not wait for it for ever, and what was saved can be gone on with."""
+    """The other one does not wait for it for ever, and what was saved can be resumed."""
     (tmp_path / "worker.py").write_text(WORKER)
     options = (*TRAIN, "--epochs", 500)
     running = start_program(*options, launcher=(*TWO, "worker.py"), **LOOPBACK)

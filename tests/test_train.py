@@ -491,7 +491,7 @@ def test_a_plan_is_the_recipe_with_what_was_changed(sample: Split) -> None:
 def test_a_batch_may_be_as_large_as_the_training_split_and_no_larger(sample: Split) -> None:
     split = first(sample, 100)
     assert plan_run("standard", {"batch_size": 100}, 0, "sample", split).recipe.batch_size == 100
-    with pytest.raises(Error, match="--batch-size 101 is more than the 100 training images"):
+    with pytest.raises(Error, match="--batch-size 101 is larger than the 100 training images"):
         plan_run("standard", {"batch_size": 101}, 0, "sample", split)
 
 
@@ -560,6 +560,6 @@ def test_a_run_that_is_resumed_is_what_it_was(steps: int, sample: Split, tmp_pat
 
 def test_a_run_on_another_number_of_images_is_refused(finished: tuple[Run, Split, Path]) -> None:
     paused = checkpoint.load_run(finished[2] / "last.pt")
-    with pytest.raises(Error, match="its steps are not those of its data"):
+    with pytest.raises(Error, match="its steps do not match its data"):
         check_steps(paused, 700)
     check_steps(paused, 800)

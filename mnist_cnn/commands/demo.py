@@ -13,7 +13,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     options.add_checkpoint(parser)
     parser.add_argument(
-        "--port", type=options.whole(1, 65535), default=7860, metavar="N", help="default: 7860"
+        "--port",
+        type=options.whole(1, 65535),
+        default=7860,
+        metavar="N",
+        help="port to serve the page on (default: 7860)",
     )
 
 

@@ -28,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     options.add_checkpoint(parser)
     options.add_data(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--confusion", metavar="FILE", help="draw the confusion matrix")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("--confusion", metavar="FILE", help="draw the confusion matrix into FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,7 +83,7 @@ def print_table(rows: "list[ClassFigures]") -> None:
 
 
 def print_confusions(confusion: "torch.Tensor", classes: "Sequence[str]") -> None:
-    """Print the five commonest mistakes, if there are any."""
+    """Print the five most frequent confusions, if there are any."""
     from mnist_cnn.evaluate import most_confused
 
     pairs = most_confused(confusion, 5)

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file, whose name is printed."""
+    """Write the file and print its name."""
     kind = check_name(args.file)
 
     from mnist_cnn import checkpoint, export
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_name(path: str) -> str:
-    """Make sure, before any work is done for it, that a file can be written; return its ending.
+    """Make sure, before any work is done for it, that a file can be written; return its suffix.
 
     Raises:
         Error: it cannot.

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what options may be given."""
+"""Options that several commands share, and the values that options may take."""
 
 import argparse
 from collections.abc import Callable
@@ -29,16 +29,16 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser, auto: bool = False) -> None:
-    """Add --dataset and --data-dir; with `auto`, that too is a data set."""
+    """Add --dataset and --data-dir; with `auto`, that is one of the data sets, too."""
     parser.add_argument(
         "--dataset",
         choices=("auto", *SOURCES) if auto else tuple(SOURCES),
-        help="auto is mnist where it can be had, else the sample (default: auto)"
+        help="auto: mnist if on disk or downloadable, else the sample (default: auto)"
         if auto
         else "default: the data set that the network was trained on",
     )
     parser.add_argument(
-        "--data-dir", default="data", metavar="DIR", help="where data sets are (default: data)"
+        "--data-dir", default="data", metavar="DIR", help="folder of the data sets (default: data)"
     )
 
 

@@ -24,10 +24,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, or patterns")
     options.add_checkpoint(parser)
-    parser.add_argument("--number", action="store_true", help="several digits in each picture")
-    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    parser.add_argument("--number", action="store_true", help="read several digits in each picture")
+    parser.add_argument("--json", action="store_true", help="print the answers as one JSON list")
     parser.add_argument(
-        "--show-input", metavar="FILE", help=f"draw what the network saw, of {MAX_SHOWN} pictures"
+        "--show-input",
+        metavar="FILE",
+        help=f"draw what the network saw of the first {MAX_SHOWN} pictures into FILE",
     )
 
 
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     files = predict.expand_patterns(args.images)
     answers, drawn, failed = [], [], False
     lines: list[str] = []
-    # Where a picture is to be drawn, results are printed after it: if it cannot be, there is none.
+    # A picture is drawn before any result is printed: if that fails, stdout must stay empty.
     tell = lines.append if args.show_input else print
     for answer in read(model, files, MAX_SHOWN if args.show_input else 0):
         if answer.error:
@@ -137,6 +139,6 @@ def draw_answers(answers: "Sequence[Answer]", number: bool) -> "Figure":
 
 
 def scale_box(box: "Box", scale: float) -> "Box":
-    """Return where a box stands in a picture whose sides were multiplied."""
+    """Return a box in pixels of a picture that was scaled."""
     left, top, right, bottom = (round(side * scale) for side in box)
     return left, top, right, bottom

@@ -1,4 +1,4 @@
-"""What several commands do alike: load a network and its data, write a picture, say something."""
+"""What several commands share: load a network and its data, write a picture, print a message."""
 
 import argparse
 import contextlib
@@ -24,20 +24,20 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 def say(text: str) -> None:
-    """Tell whoever is at the terminal something, if anyone is; results go to stdout, by print."""
+    """Print a message to stderr, if anyone can still read it; results go to stdout, by print."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr)
 
 
 def what_failed(error: OSError) -> str:
-    """Say in one line which file the system failed with, and why."""
+    """Say in one line which file a system error is about, and what it is."""
     return f"{error.filename or 'the system'}: {error.strerror or error}"
 
 
 def load_data(
     name: str, split: str, data_dir: str, quiet: bool = False, free: bool = True
 ) -> "Split":
-    """Load a split of a data set that nothing may stand in for.
+    """Load a split of a data set; nothing else may take its place.
 
     Args:
         free: whether the user may name another data set.
@@ -61,7 +61,7 @@ def load_checkpoint(args: argparse.Namespace) -> "tuple[Trained, torch.device]":
     """Load what --ckpt names, and choose the device that --device asks for.
 
     Raises:
-        Error: one of them cannot be had.
+        Error: one of them is not available.
     """
     from mnist_cnn import checkpoint
     from mnist_cnn.system.device import choose_device, keep_freed_memory
@@ -78,7 +78,7 @@ def load_trained(args: argparse.Namespace) -> "tuple[Trained, CNN, str, Split]":
         the checkpoint, its network on the device, the data set's name, and its test split there.
 
     Raises:
-        Error: one of them cannot be had, or the network knows other classes than the data set's.
+        Error: one of them is not available, or the network and the data set differ in classes.
     """
     trained, device = load_checkpoint(args)
     trained_on = trained.plan.dataset
@@ -99,7 +99,7 @@ def load_digit_reader(args: argparse.Namespace) -> "CNN":
     """Load the network that --ckpt names, onto --device, if it was trained on digits.
 
     Raises:
-        Error: it was not, or it cannot be had.
+        Error: it was not, or it is not available.
     """
     trained, device = load_checkpoint(args)
     if trained.plan.classes != DIGITS:
@@ -153,14 +153,14 @@ def write_picture(figure: "Figure", path: str | Path) -> None:
 
 
 def show_or_write(draw: "Callable[[bool], Figure]", out: str | None, default: str) -> None:
-    """Show a figure in a window where there can be one and no file is named; else write the file.
+    """Show a figure in a window if one can be opened and no file is named; else write it to a file.
 
-    The name of a file that was written is printed.
+    If a file is written, its name is printed.
 
     Args:
-        draw: makes the figure, for a window or not.
+        draw: draws the figure, for a window or not.
         out: the file that was asked for.
-        default: the file where no window can be had.
+        default: the file if no window can be opened.
     """
     from mnist_cnn import visualize
 

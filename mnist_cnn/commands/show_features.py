@@ -35,14 +35,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--index",
         type=options.whole(0),
         metavar="N",
-        help="of the image in the test split (default: 0)",
+        help="number of the image in the test split (default: 0)",
     )
     which.add_argument("--image", metavar="FILE", help="a picture of your own handwriting instead")
-    parser.add_argument("--out", metavar="FILE", help="default: a window, else features.png")
+    parser.add_argument(
+        "--out", metavar="FILE", help="default: a window, or features.png without a screen"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the picture in a window or into a file, whose name is printed."""
+    """Draw the figure in a window, or into a file whose name is printed."""
     check_picture(args.out, "--out")
     if args.image is None:
         model, image, classes, title = take_test_image(args)
@@ -60,15 +62,15 @@ def take_test_image(
     """Return the network, the image of the test split that --index names, classes and a title.
 
     Raises:
-        Error: there is no such image, or the network or its data cannot be had.
+        Error: there is no such image, or the network or its data are not available.
     """
     trained, model, dataset, test = load_trained(args)
     index, last = args.index or 0, len(test.labels) - 1
     if index > last:
-        raise Error(f"--index {index} is out of range: the last of the test images is {last}")
+        raise Error(f"--index {index} is out of range: the last test image is {last}")
     classes = trained.plan.classes
     label = classes[int(test.labels[index])]
-    title = f"{dataset}, test split: image {index}, in truth {label}"
+    title = f"{dataset}, test split: image {index}, label {label}"
     return model, test.images[index], classes, title
 
 

@@ -1,4 +1,4 @@
-"""The command `show-predictions`: draw test images with what the network reads in them."""
+"""The command `show-predictions`: draw test images with the network's answers."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from mnist_cnn.commands.shared import check_picture, load_trained, say, show_or_
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HELP = "draw test images with what the network reads in them"
+HELP = "draw test images with the network's answers"
 MAX_COUNT = 1000  # images in one picture
 
 
@@ -19,15 +19,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     options.add_checkpoint(parser)
     options.add_data(parser)
-    parser.add_argument("--out", metavar="FILE", help="default: a window, else predictions.png")
     parser.add_argument(
-        "--count", type=options.whole(1, MAX_COUNT), default=25, metavar="N", help="default: 25"
+        "--out", metavar="FILE", help="default: a window, or predictions.png without a screen"
     )
-    parser.add_argument("--wrong", action="store_true", help="the mistakes, the surest first")
+    parser.add_argument(
+        "--count",
+        type=options.whole(1, MAX_COUNT),
+        default=25,
+        metavar="N",
+        help="number of images (default: 25)",
+    )
+    parser.add_argument("--wrong", action="store_true", help="only the mistakes, the surest first")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the images in a window or into a file, whose name is printed."""
+    """Draw the images in a window, or into a file whose name is printed."""
     import torch
 
     from mnist_cnn import visualize
@@ -45,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
             return 0
     else:
         if args.count > len(test.labels):
-            raise Error(f"--count {args.count} is more than the {len(test.labels)} test images")
+            raise Error(
+                f"--count {args.count} is more than the {len(test.labels)} test images: choose a "
+                "smaller number"
+            )
         chosen = torch.arange(args.count)
         title = f"{dataset}, test split: the first {args.count}"
 

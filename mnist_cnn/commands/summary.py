@@ -23,17 +23,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=options.BEST,
         metavar="CKPT",
-        help=f"of this trained network (without a value: {options.BEST})",
+        help=f"describe this trained network (without a value: {options.BEST})",
     )
     which.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        help="of the network that this recipe trains (default: standard)",
+        help="describe the network that this recipe trains (default: standard)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the layer table of a trained network, or of a recipe's, which needs no training."""
+    """Print the layer table of a trained network, or of a recipe's untrained one."""
     from mnist_cnn.features import layer_table
 
     print("\n".join(describe(layer_table(build_model(args)))))
@@ -52,7 +52,7 @@ def build_model(args: argparse.Namespace) -> "CNN":
 
 
 def describe(table: "Sequence[Layer]") -> list[str]:
-    """Put the layer table into lines: text to the left, numbers to the right."""
+    """Format the layer table as lines: text aligned left, numbers right."""
     rows = [("layer", "kind", "output", "parameters", "multiply-adds")]
     for name, kind, shape, parameters, work in table:
         sides = " x ".join(map(str, shape))
@@ -72,5 +72,5 @@ def describe(table: "Sequence[Layer]") -> list[str]:
 
 
 def separate(number: int) -> str:
-    """Return a number with its thousands separated; nothing for 0."""
+    """Return a number with its thousands separated; an empty string for 0."""
     return f"{number:,}" if number else ""

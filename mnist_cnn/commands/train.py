@@ -25,40 +25,50 @@ OUTPUTS = ("best.pt", "last.pt", "history.csv", "curves.png")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options; those of a run have no default, so that --resume sees them."""
+    """Add the command's options; a run's have no default, so that --resume sees which are given."""
     options.add_device(parser)
-    parser.add_argument("--recipe", choices=tuple(RECIPES), help="default: standard")
     parser.add_argument(
-        "--epochs", type=options.whole(1, MAX_EPOCHS), metavar="N", help="override the recipe's"
+        "--recipe", choices=tuple(RECIPES), help="set of hyperparameters (default: standard)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=options.whole(1, MAX_EPOCHS),
+        metavar="N",
+        help="passes over the training images; overrides the recipe's",
     )
     parser.add_argument(
         "--batch-size",
         type=options.whole(1),
         metavar="N",
-        help="images per step; override the recipe's",
+        help="images per step; overrides the recipe's",
     )
     parser.add_argument(
         "--lr",
         type=options.learning_rate,
         metavar="X",
-        help="peak learning rate; override the recipe's",
+        help="peak learning rate; overrides the recipe's",
     )
-    parser.add_argument("--seed", type=options.whole(0, 2**63 - 1), metavar="N", help="default: 0")
+    parser.add_argument(
+        "--seed",
+        type=options.whole(0, 2**63 - 1),
+        metavar="N",
+        help="seed of all random numbers (default: 0)",
+    )
     options.add_data(parser, auto=True)
     parser.add_argument("--out-dir", metavar="DIR", help="where results go (default: checkpoints)")
+    parser.add_argument("--resume", metavar="CKPT", help="resume the run that wrote this last.pt")
     parser.add_argument(
-        "--resume", metavar="CKPT", help="go on with the run that wrote this last.pt"
+        "--quiet", action="store_true", help="print only warnings, errors and the result"
     )
-    parser.add_argument("--quiet", action="store_true", help="only warnings, errors and the result")
 
 
 class Prepared(NamedTuple):
-    """All that a run needs, checked, before anything is written.
+    """All that a run needs, checked before anything is written.
 
     plan: of the run.
-    paused: the run to go on with; None for a new one.
+    paused: the run to resume; None for a new one.
     out_dir: an existing folder.
-    train, validation, test: to train on, to choose the best epoch with, to test with at the end.
+    train, validation, test: for training, for choosing the best epoch, for the test at the end.
     """
 
     plan: "Plan"
@@ -70,7 +80,7 @@ class Prepared(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, from the start or from where a run was left; print the result."""
+    """Train a new run, or resume one, and print the result."""
     from mnist_cnn.checkpoint import save_run
     from mnist_cnn.start import dry_run, resume_run, start_run
     from mnist_cnn.system import distributed
@@ -121,13 +131,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepared:
-    """Check options, data and folders; settle what will be done.
+    """Check options, data and folders, and decide what will be done.
 
     Args:
-        locks: keeps other trainings out of the folder until it is closed.
+        locks: keeps other training runs out of the folder until it is closed.
 
     Raises:
-        Error: something is wrong; nothing has been written but the missing files of the data set.
+        Error: something is wrong; nothing has been written except missing files of the data set.
     """
     from mnist_cnn import checkpoint
     from mnist_cnn.data import split_validation
@@ -149,7 +159,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
         if dataset == "auto":
             dataset, fallen_back = choose_dataset(args.data_dir, args.quiet)
 
-    free = paused is None  # to take another data set or batch size
+    free = paused is None  # the user may choose another data set or batch size
     both = load_data(dataset, "train", args.data_dir, args.quiet, free)
     test = load_data(dataset, "test", args.data_dir, args.quiet, free)
     train_split, validation = split_validation(both, SOURCES[dataset].validation)
@@ -167,40 +177,42 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
         smaller = f"--batch-size {batch_size // processes * processes or processes}"
         raise Error(
             f"a batch of {batch_size} cannot be divided equally among {processes} processes: "
-            f"use {smaller if free else 'another number of them'}"
+            f"use {smaller if free else 'another number of processes'}"
         )
 
     check_folder(out_dir, "--out-dir", make=True)
     locks.enter_context(lock_folder(out_dir, "--out-dir"))
-    if paused is not None:  # whoever held the lock may have gone on with it
+    if paused is not None:  # whoever held the lock may have resumed it
         paused = checkpoint.load_run(args.resume)
         if paused.plan != plan:
-            raise Error(f"{args.resume} has become another run's meanwhile: start again")
+            raise Error(f"another run has replaced {args.resume} meanwhile: run the command again")
     remove_leavings(out_dir, (*OUTPUTS, TRIAL))
     spare_earlier_run(args, Path(out_dir), fallen_back)
     if fallen_back:
         say(
             "warning: training on the bundled sample of 4,000 digits, because MNIST is not in "
-            f"{args.data_dir} and {fallen_back}. Expect about 98 % instead of 99.5 %. For the full "
-            "data set run this again with an internet connection, or put the four .gz files of "
-            f"MNIST into {Path(args.data_dir) / 'MNIST' / 'raw'}"
+            f"{args.data_dir} and {fallen_back}. Expect an accuracy of about 98 % instead of "
+            "99.5 %. For the full data set, run this again with an internet connection, or put the "
+            f"four .gz files of MNIST into {Path(args.data_dir) / 'MNIST' / 'raw'}"
         )
     return Prepared(plan, paused, out_dir, train_split, validation, test)
 
 
 def refuse_beside_resume(args: argparse.Namespace) -> None:
-    """Refuse to change a run: its one-cycle schedule was planned over the whole of it."""
+    """Refuse options that change a run: its one-cycle schedule was planned for the whole of it."""
     for option in ("recipe", "epochs", "batch_size", "lr", "seed", "dataset"):
         if getattr(args, option) is not None:
             name = option.replace("_", "-")
-            raise Error(f"--{name} cannot be changed with --resume: leave it out, or start anew")
+            raise Error(
+                f"--{name} cannot be changed with --resume: leave it out, or start a new run"
+            )
 
 
 def spare_earlier_run(args: argparse.Namespace, out_dir: Path, fallen_back: str) -> None:
-    """Say that an earlier run will be replaced; refuse to replace a better one by the sample's.
+    """Say that an earlier run will be replaced; refuse to replace a better one with the sample's.
 
     Args:
-        fallen_back: why it had to be the sample; "" where that was nobody's fallback.
+        fallen_back: why it had to be the sample; "" if it did not have to.
     """
     earlier = [out_dir / name for name in ("best.pt", "last.pt") if (out_dir / name).exists()]
     last = out_dir / "last.pt"
@@ -212,15 +224,15 @@ def spare_earlier_run(args: argparse.Namespace, out_dir: Path, fallen_back: str)
         if dataset in ("mnist", ""):
             was = "was" if dataset else "cannot be read, and may have been"
             raise Error(
-                f"{path} {was} trained on mnist, which cannot be had now ({fallen_back}): to train "
-                "on the sample without replacing it, choose another folder with --out-dir"
+                f"{path} {was} trained on mnist, which is not available now ({fallen_back}): to "
+                "train on the sample without replacing it, choose another folder with --out-dir"
             )
     if not args.quiet:
         say(f"replacing the earlier run in {out_dir}")
 
 
 def trained_on(path: Path) -> str:
-    """Return the data set of an earlier checkpoint; "" where it cannot be read."""
+    """Return the data set of an earlier checkpoint; "" if it cannot be read."""
     from mnist_cnn import checkpoint
 
     try:
@@ -236,7 +248,7 @@ def describe_run(plan: "Plan", device: "torch.device", processes: int, train: "S
     plural = "s" if recipe.epochs > 1 else ""
     digits = int((train.labels >= 0).sum())
     others = len(train.labels) - digits
-    beside = f" and {others} of no digit" if others else ""
+    beside = f" and {others} non-digits" if others else ""
     return (
         f"training on {digits} images of {plan.dataset}{beside}: recipe {recipe.name}, "
         f"{recipe.epochs} epoch{plural}, batches of {recipe.batch_size}, seed {plan.seed}, "
@@ -275,11 +287,11 @@ def draw_curves(state: "Run", path: Path) -> None:
 
 
 def how_to_resume(job: Prepared, history: "list[Metrics]", args: argparse.Namespace) -> str:
-    """Say how a run that ends early can go on: "go on ..."; "" if none of it was saved.
+    """Say how a run that ends early can be resumed: "resume ..."; "" if none of it was saved.
 
     Args:
         history: of the run, so far.
-        args: the options that may be given again beside --resume.
+        args: of which some options may be given again with --resume.
     """
     from mnist_cnn import checkpoint
 
@@ -288,7 +300,7 @@ def how_to_resume(job: Prepared, history: "list[Metrics]", args: argparse.Namesp
         paused = checkpoint.load_run(last)
     except Error:
         return ""
-    saved = history[: len(paused.history)]  # an epoch may be over that is not saved yet
+    saved = history[: len(paused.history)]  # the last epoch may not have been saved yet
     if paused.plan != job.plan or paused.history != saved:  # an earlier run's
         return ""
     command = ["python", "-m", "mnist_cnn", "train", "--resume", str(last)]
@@ -297,4 +309,4 @@ def how_to_resume(job: Prepared, history: "list[Metrics]", args: argparse.Namesp
     if args.device != "auto":
         command += ["--device", args.device]
     join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
-    return f"go on after epoch {len(paused.history)} with {join(command)}"
+    return f"resume after epoch {len(paused.history)} with {join(command)}"

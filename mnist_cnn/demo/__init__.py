@@ -1,8 +1,8 @@
 """A page to draw digits on: after each stroke it shows what the network sees, and what it reads.
 
-Gradio serves the page. The paper on it is a plain canvas (page.html, page.css, page.js: what it
-holds, its look, its behaviour), which sends a PNG of itself to `answer` after each stroke. Nothing
-is kept between two questions, and nothing is asked from the internet.
+Gradio serves the page. The paper on it is a plain canvas (page.html, page.css, page.js: content,
+style, behaviour), which sends a PNG of itself to `answer` after each stroke. Nothing is kept
+between two requests, and nothing is fetched from the internet.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import gradio
     import uvicorn
 
-HOST = "127.0.0.1"  # this computer alone
+HOST = "127.0.0.1"  # this computer only
 OLDEST_GRADIO = (6, 7)  # the first whose gr.HTML calls Python functions
 PREFIX = "data:image/png;base64,"
 MAX_LENGTH = 8_000_000  # characters of a picture: twice what the page's largest needs
@@ -65,14 +65,14 @@ class Page:
 def serve(model: nn.Module, port: int) -> None:
     """Serve the page until Ctrl-C is pressed, and open it where there is a screen.
 
-    Whether it can be served, `check` tells beforehand.
+    Call `check` first, to learn early whether it can be served.
 
     Args:
         model: reads digits: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
         port: of this computer, from 1 to 65535.
 
     Raises:
-        Error: gradio is too old, the port is in use, or the server has ended by itself.
+        Error: gradio is too old, the port is in use, or the server has stopped by itself.
         KeyboardInterrupt: Ctrl-C.
     """
     page = start(model, port, open_browser=has_screen())
@@ -80,7 +80,7 @@ def serve(model: nn.Module, port: int) -> None:
     try:
         while page.thread.is_alive():
             time.sleep(1)
-        raise Error("the page's server has ended by itself: start it again")
+        raise Error("the page's server has stopped by itself: start it again")
     finally:
         page.close()
 
@@ -102,10 +102,10 @@ def check(port: int) -> None:
 
 
 def open_port(port: int) -> socket.socket:
-    """Return a socket that has a port of this computer.
+    """Return a socket that is bound to a port of this computer.
 
     Raises:
-        OSError: it is in use, or not for everybody to use.
+        OSError: the port is in use, or needs special rights.
     """
     opened = socket.socket()
     try:
@@ -119,7 +119,7 @@ def open_port(port: int) -> socket.socket:
 
 
 def start(model: nn.Module, port: int, open_browser: bool) -> Page:
-    """Serve the page from other threads; return it, to be closed in the end.
+    """Serve the page from other threads; return it, for the caller to close.
 
     Args:
         model: reads digits: float (N, 1, 28, 28) in [0, 1] -> logits (N, 10).
@@ -178,7 +178,7 @@ def build_page(answer: Callable[[object], Reply]) -> gradio.Blocks:
 
     version = tuple(int(number) for number in gradio.__version__.split(".")[:2])
     if version < OLDEST_GRADIO:
-        raise Error(f"gradio {gradio.__version__} is too old: pip install -U gradio")
+        raise Error(f"gradio {gradio.__version__} is too old: update it with pip install -U gradio")
     folder = Path(__file__).parent
     html, css, js = ((folder / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     blocks = gradio.Blocks(title="Draw a digit", analytics_enabled=False)
@@ -232,7 +232,7 @@ def make_answer(model: nn.Module) -> Callable[[object], Reply]:
         ]
         return {"number": "".join(str(one.digit) for one in readings), "digits": digits}
 
-    # The first call of each step costs more than the next: not when someone waits for it.
+    # The first call of each step takes longer than the next: make it before anyone waits for it.
     stroke = Image.new("L", (280, 280), "white")
     stroke.paste("black", (130, 60, 150, 220))
     read_digits(np.array(stroke), model)

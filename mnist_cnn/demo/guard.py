@@ -1,8 +1,8 @@
-"""Who may ask the page's server, for what, and how much at a time.
+"""Who may ask the page's server for what, and how much at a time.
 
-A browser lets any page on the internet send requests to this computer. The server's answers are
-not shown to it, but it could drive the server, keep it busy, or, under a host name of its own that
-suddenly leads here (DNS rebinding), read it. So a request has to come from this very page.
+A browser lets any page on the internet send requests to this computer. That page is not shown the
+answers, but it could control the server, keep it busy, or, under a host name of its own that
+suddenly leads here (DNS rebinding), read them. So a request has to come from this very page.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 from collections.abc import Awaitable, Callable, Container, MutableMapping
 from typing import Any, TypeAlias
 
-HOSTS = ("127.0.0.1", "localhost")  # by which the page may be called: starlette checks them
-MAX_BODY = 8_100_000  # bytes: the largest picture, and what Gradio says around it
+HOSTS = ("127.0.0.1", "localhost")  # names by which the page may be reached: starlette checks them
+MAX_BODY = 8_100_000  # bytes: the largest picture, and what Gradio adds to it
 MOST_AT_ONCE = 16  # questions that are being received or answered
 PATIENCE = 10  # seconds in which a question has to arrive
 QUESTION = "/gradio_api/component_server"  # the one address to which the page sends anything
@@ -26,10 +26,10 @@ App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware that lets through what the page itself asks, and refuses the rest.
+    """ASGI middleware that lets through the page's own requests and refuses the rest.
 
     app: answers what is let through.
-    components: numbers of the page's parts that may be asked something.
+    components: numbers of the page's parts that may be sent questions.
     """
 
     def __init__(self, app: App, components: Container[int]) -> None:
@@ -48,7 +48,7 @@ class Guard:
         elif scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, send)
         elif self.questions >= MOST_AT_ONCE:
-            await refuse(send, 503, "too many questions at once")
+            await refuse(send, 503, "too many requests at once")
         else:
             self.questions += 1
             try:
@@ -61,14 +61,14 @@ class Guard:
         try:
             body = await asyncio.wait_for(receive_body(receive), PATIENCE)
         except asyncio.TimeoutError:
-            await refuse(send, 408, "this took too long to arrive")
+            await refuse(send, 408, "the request took too long to arrive")
         except ConnectionError:
             return
         else:
             if body is None:
                 await refuse(send, 413, "too large")
             elif not is_question(body, self.components):
-                await refuse(send, 400, "this is no question")
+                await refuse(send, 400, "this is not a request from the page")
             else:
                 await self.app(scope, replay(body, receive), send)
 
@@ -77,7 +77,7 @@ def find_problem(scope: Message) -> tuple[int, str] | None:
     """Return the status and the reason with which a request is refused; None if it is not."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     method = scope["method"]
-    # Of all requests from other pages, only that of a link to this one is welcome.
+    # Of all requests from other pages, only following a link to this one is allowed.
     is_link = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == (
         "navigate",
         "document",
@@ -91,7 +91,7 @@ def find_problem(scope: Message) -> tuple[int, str] | None:
     if method in ("GET", "HEAD"):
         return None
     if method != "POST" or scope["path"].rstrip("/") != QUESTION:
-        return 405, "nothing is taken here"
+        return 405, "this request is not accepted here"
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > MAX_BODY:
         return 413, "too large"
@@ -132,7 +132,7 @@ def is_question(body: bytes, components: Container[int]) -> bool:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """Return a function that gives the body first, and then what else is to be received."""
+    """Return a function that gives the body first, and then whatever else arrives."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:

@@ -98,9 +98,9 @@ function takePicture() {
 let asking = false;
 let changed = false;
 let stale = false; // what was asked about is no longer on the paper, and nothing is asked yet
-const NO_ANSWER = { error: "No answer came. The reason stands in the terminal behind this page." };
+const NO_ANSWER = { error: "No answer came. The terminal that serves this page shows the reason." };
 
-// One question at a time. What has changed meanwhile is asked next, and old answers are dropped.
+// One question at a time. What has changed meanwhile is asked next; outdated answers are dropped.
 async function ask() {
   changed = true;
   if (asking) return;
@@ -133,7 +133,7 @@ function comment(digits) {
   if (!doubtful) return `${percent(least)} sure`;
   const second = Math.max(...probabilities.filter((_, i) => i !== digit));
   const other = probabilities.indexOf(second);
-  return `Only ${percent(least)} sure: it could be a ${other} as well`;
+  return `Only ${percent(least)} sure: it could also be a ${other}`;
 }
 
 function show({ error, number = "", digits = [] }, picture) {
@@ -185,7 +185,7 @@ function fillCard(card, { digit, image, probabilities }) {
 
 // ---- pen, buttons, photos
 
-let pen = null; // the pointer that draws
+let pen = null; // the pointer that is drawing
 let opened = 0; // counts what was put on the paper: a file that takes long to decode may be late
 const place = ({ clientX, clientY }) => {
   const { left, top, width } = sheet.getBoundingClientRect();

@@ -1,8 +1,8 @@
 """The trained network in two forms that need no Python: a page to draw on, and ONNX.
 
-The page is one file that asks nothing from anywhere. What it holds, its look and its behaviour lie
-beside this file: page.html, page.css, and three scripts in plain JavaScript, of which network.js is
-to be read beside model.py, and digit.js beside handwriting. The weights are added as text.
+The page is one file that fetches nothing from anywhere. Its content, style and behaviour are in the
+files beside this one: page.html, page.css, and three scripts in plain JavaScript, of which
+network.js matches model.py, and digit.js matches handwriting. The weights are added as text.
 """
 
 import base64
@@ -23,7 +23,7 @@ from mnist_cnn import Error
 from mnist_cnn.datasets import SIZE
 from mnist_cnn.model import CNN
 
-LARGEST = 1_500_000  # bytes of a page: what a slow connection still loads at once
+LARGEST = 1_500_000  # bytes of a page: a slow connection still loads that quickly
 BITS = 24  # of a weight in the page, its sign included
 FEWEST_BITS = 14  # coarser than this, the logits would be off in the third decimal place
 OPSET = 17  # of ONNX's operators: of 2022, so that most programs in use know it
@@ -35,9 +35,9 @@ def build_page(model: CNN, classes: list[str], trained_on: str) -> bytes:
     """Return a page, UTF-8, on which one draws a digit and sees the network at work.
 
     Every weight has 24 bits, at which the page's logits differ from PyTorch's in the sixth decimal
-    place. Where that makes a page of more than LARGEST bytes, the layer with most weights is
-    rounded, to as many bits as fit: it bears that better than the small layers do, and holds
-    nearly all there is to save.
+    place. If that makes a page of more than LARGEST bytes, the layer with the most weights is
+    rounded, to as many bits as fit: it tolerates that better than the small layers do, and has
+    nearly all of the weights.
 
     Args:
         classes: the name of each class.
@@ -77,7 +77,7 @@ def fill_template(network: dict[str, object], weights: bytes) -> bytes:
 
 
 def weighted_layers(model: CNN) -> list[Layer]:
-    """Return the layers that have weights, in the order in which an image meets them."""
+    """Return the layers that have weights, in the order in which an image passes them."""
     return [model.conv1, model.conv2, model.fc1, model.fc2]
 
 
@@ -95,7 +95,7 @@ def pack_weights(layers: list[Layer], bits: int) -> bytes:
 
     Args:
         layers: in order.
-        bits: of each weight in the layer that has most of them; the others keep BITS.
+        bits: of each weight in the layer that has the most; the others keep BITS.
     """
     widest = max(layers, key=lambda layer: layer.weight.numel())
     floats, numbers = [], []
@@ -148,8 +148,8 @@ def build_onnx(model: CNN, classes: list[str]) -> bytes:
     import onnx
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # The exporter by tracing is called legacy since PyTorch 2.9. It is enough for a network
-        # without branches, and needs neither further packages nor ten seconds, as the new one does.
+        # The tracing exporter has been called legacy since PyTorch 2.9. It is enough for a network
+        # without branches, and the new one needs further packages and ten seconds.
         warnings.simplefilter("ignore", DeprecationWarning)
         path = Path(folder) / "network.onnx"
         torch.onnx.export(

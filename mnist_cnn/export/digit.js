@@ -1,4 +1,4 @@
-// From ink on paper to the picture that MNIST would have: what handwriting is in Python.
+// From ink on paper to the picture that MNIST would have: what handwriting does in Python.
 //
 // A picture is {width, height, data}: ink from 0 to 255, row after row.
 
@@ -7,7 +7,7 @@
 const BOX = 20; // the digit itself fits 20x20 (LeCun et al., 1998)
 const FINE = 8; // strokes are measured at 8 pixels for each of MNIST's
 // Widths of MNIST's strokes, in its pixels: what lies between is left alone, what is thinner or
-// thicker is brought to well inside.
+// thicker is brought well inside.
 const [THIN, THICK, THICKENED, THINNED] = [2.0, 4.4, 2.5, 4.2];
 
 function normalise(ink) {
@@ -81,7 +81,7 @@ function mendStrokes(picture) {
   const stroke = (4 * total) / count; // in a bar of width w the mean distance to paper is w / 4
   if (THIN * FINE <= stroke && stroke <= THICK * FINE) return picture;
   const wanted = FINE * (stroke < THIN * FINE ? THICKENED : THINNED);
-  // The box grows (or shrinks) with the strokes and is fitted anew:
+  // The box grows (or shrinks) with the strokes and is fitted again:
   // (stroke + grow) * side / (side + grow) = wanted.
   const grow = (wanted - stroke) / (1 - wanted / (BOX * FINE));
   const radius = round(Math.abs(grow) / 2);

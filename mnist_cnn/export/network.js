@@ -1,4 +1,4 @@
-// The network, from its weights to its answer: what model.py is in Python.
+// The network, from its weights to its answer: what model.py does in Python.
 //
 // Pictures and maps are flat arrays of numbers, row after row; the maps of a layer follow one
 // another: pixel (y, x) of map c lies at (c * side + y) * side + x. The comments give shapes as
@@ -10,7 +10,7 @@ const SIDE = 28; // pixels of MNIST's pictures, each way
 
 // Turns the text in the page into {mean, std, temperature, layers}. A weight is a whole number of 24
 // bits times the scale of its row, which is all that leads to one output. The high bytes of all
-// weights stand together, then the middle ones, then the low ones: like beside like packs best.
+// weights come first, then the middle ones, then the low ones: similar bytes compress best together.
 async function unpack(description, text) {
   const packed = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -20,8 +20,8 @@ async function unpack(description, text) {
   const layers = description.layers.map((shape) => {
     const bias = readFloats(shape.filters);
     const scale = readFloats(shape.filters);
-    // Not kernel ** 2: that is no whole number to the browser, nor is any index worked out from it,
-    // and the sums take three times as long.
+    // Not kernel ** 2: the browser does not treat that as a whole number, nor any index computed
+    // from it, and the sums take three times as long.
     const inputs = shape.channels * shape.kernel * shape.kernel; // of one output
     return { ...shape, bias, scale, inputs, weight: new Float32Array(shape.filters * inputs) };
   });
@@ -57,7 +57,7 @@ function run({ mean, std, temperature, layers }, image) {
   // To a fully connected layer each number is a map of one pixel, and filters have one place.
   const hidden = convolve(maps2, fc1).map((sum) => Math.max(sum, 0)); // (800) -> (256)
   const logits = convolve(hidden, fc2); // (256) -> (10)
-  const largest = Math.max(...logits); // taken off, or e to the power of it could be too large
+  const largest = Math.max(...logits); // subtracted, or e to the power of it could be too large
   const powers = logits.map((logit) => Math.exp((logit - largest) / temperature));
   const total = powers.reduce((sum, power) => sum + power);
   const probabilities = powers.map((power) => power / total);

@@ -261,9 +261,9 @@ function explain() {
   const added = `${bias < 0 ? "−" : "+"} ${number(Math.abs(bias))}`;
   const relu = kept.sum > 0
     ? "and ReLU leaves it as it is."
-    : "but it is negative: ReLU makes it <strong>0</strong>.";
+    : "but it is negative: ReLU sets it to <strong>0</strong>.";
   write(".total", `All ${thousands(layer.inputs)} products add up to ${sum}; with the bias: ` +
-    `${sum} ${added} = <strong>${number(kept.sum)}</strong>. The three sums beside it ` +
+    `${sum} ${added} = <strong>${number(kept.sum)}</strong>. The three neighbouring sums ` +
     `(${others.join(", ")}) are not larger, so pooling keeps it, ${relu}`);
   placeMarks(kept);
 }
@@ -333,7 +333,7 @@ const ink = makeCanvas(INK_SIDE, INK_SIDE); // the same drawing, at the size at 
 const inkContext = ink.getContext("2d", { willReadFrequently: true });
 let strokes = [];
 let isExample = false; // then the pen starts a clean sheet
-let pen = null; // the pointer that draws
+let pen = null; // the pointer that is drawing
 
 // Draws a stroke from point number `first` on, on a square canvas.
 function drawStroke(context, points, first) {
@@ -347,7 +347,7 @@ function drawStroke(context, points, first) {
   context.stroke();
 }
 
-// Draws all strokes anew: when they were replaced, and when the paper's size on the screen changed.
+// Redraws all strokes: when they were replaced, and when the paper's size on the screen changed.
 function setStrokes(all) {
   strokes = all;
   paper.width = paper.height = Math.round(paper.clientWidth * (window.devicePixelRatio || 1));
@@ -377,7 +377,7 @@ function update() {
   const image = normalise(readInk());
   show(image && run(network, image));
   const time = (performance.now() - start).toFixed(1);
-  find("#time").textContent = image ? `Worked out and drawn in ${time} ms` : "";
+  find("#time").textContent = image ? `Computed and drawn in ${time} ms` : "";
 }
 
 // An example's strokes, or none, in place of what was drawn.
@@ -444,7 +444,7 @@ async function start() {
   try {
     network = await unpack(JSON.parse(find("#network").textContent), find("#weights").textContent);
   } catch (problem) {
-    find("#sure").textContent = "This browser is too old: this page needs one of 2023 or later.";
+    find("#sure").textContent = "This browser is too old: this page needs one from 2023 or later.";
     throw problem;
   }
   buildPage();

@@ -27,11 +27,11 @@ from mnist_cnn.handwriting.ink import INK
 BOX, FIELD = 20, 28  # LeCun et al. 1998: the digit fits 20x20, the picture is 28x28
 FINE = 8  # strokes are measured and mended at 8 pixels for each of MNIST's
 # Stroke width of MNIST's digits in pixels: 88 % of the training set lie between these, half of it
-# below 2.7. What lies between is left alone, what lies outside is moved to well inside.
+# below 2.7. What lies between is left alone, what lies outside is moved well inside.
 THIN, THICK = 2.0, 4.4
 THICKENED, THINNED = 2.5, 4.2
-# A piece belongs to a digit if the gap between them is at most REACH of the digit's size; if it has
-# more than ALIKE of the digit's weight, of the size of both together.
+# A piece belongs to a digit if the gap between them is at most REACH of the digit's size, or, if it
+# has more than ALIKE of the digit's weight, of the size of both together.
 REACH, ALIKE = 0.2, 0.15
 LOOP = 24  # fine pixels: what strokes enclose, from here on, is a loop and not a gap between them
 ONLY_FRAME = "no ink was found but a frame along the picture's edges: cut it off"
@@ -44,8 +44,8 @@ def keep_digit(ink: Ink) -> Ink:
     """Keep the digit, all its pieces, and drop specks, edges of the picture and frames.
 
     Strokes of one digit may be apart, as the bar of a 5 is. A piece belongs to the heaviest one,
-    and to all that belongs to it, if the gap is at most REACH of the digit's size: with a piece of
-    like weight that is the size of both together, for half a digit says little about the whole.
+    and to all that belongs to it, if the gap is at most REACH of the digit's size. For a piece of
+    similar weight, that is the size of both together: half a digit says little about the whole.
 
     Raises:
         Error: nothing is left.

@@ -37,7 +37,7 @@ def clear_surroundings(grey: Grey) -> Grey:
 def find_sheet(grey: Grey) -> Outline | None:
     """Return the outline of the sheet; None where the whole picture is paper.
 
-    The sheet is a rectangle, tilted or not, of which the digit is a hole: the smallest light or
+    The sheet is a rectangle, tilted or not, in which the digit is a hole: the smallest light or
     dark region of that kind which has at least three edges inside the picture.
     """
     smallest, sheet = float(grey.size), None

@@ -51,7 +51,7 @@ def read_picture(path: str | os.PathLike[str], room: Room = nullcontext) -> Grey
     Pillow may warn about what it ignores.
 
     Args:
-        path: of a regular file: another kind could keep its reader waiting for ever.
+        path: of a regular file; any other kind could keep its reader waiting for ever.
         room: where several are read at a time, waits until there is memory for one more.
 
     Raises:
@@ -85,7 +85,7 @@ def read_picture(path: str | os.PathLike[str], room: Room = nullcontext) -> Grey
 
 
 def is_of_fair_size(width: int, height: int) -> bool:
-    """Tell whether a picture of so many pixels can be read in a fair amount of memory."""
+    """Return whether a picture of so many pixels can be read in a fair amount of memory."""
     return width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE
 
 

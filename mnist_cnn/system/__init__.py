@@ -1,1 +1,1 @@
-"""What the package needs of the machine it runs on: devices, processes, files, a progress bar."""
+"""What the package needs from the machine it runs on: devices, processes, files, a progress bar."""

@@ -1,10 +1,10 @@
-"""What torch.save writes, looked through before torch.load sees it.
+"""A look through what torch.save wrote, before torch.load sees it.
 
 It is an uncompressed zip file (a folder of entries): archive/data.pkl is a pickle of everything
-but the numbers of the tensors, which lie in archive/data/0, archive/data/1, ... With
+except the numbers of the tensors, which are in archive/data/0, archive/data/1, ... With
 weights_only=True torch.load runs no code from a stranger's pickle. But it does not look at the
-zip file's sums, which tell that a number has changed; it makes a bytearray of any size; and not
-every version checks that an entry holds as many numbers as the pickle claims.
+zip file's checksums, which reveal changed numbers; it makes a bytearray of any size; and not every
+version checks that an entry holds as many numbers as the pickle claims.
 """
 
 import io
@@ -31,19 +31,19 @@ BUILDERS = {  # all that a pickle of our values calls
 
 
 def read_container(path: str | Path) -> bytes:
-    """Return a file that torch.save wrote, if it is undamaged and of bounded size.
+    """Return the content of a file that torch.save wrote, if undamaged and of bounded size.
 
     Raises:
         ValueError, zipfile.BadZipFile, ...: it is something else.
         OSError: it cannot be read.
     """
     require(os.path.isfile(path))  # a pipe or a device may have no end
-    with open(path, "rb") as file:  # what it asks for is allocated, however small the file is
+    with open(path, "rb") as file:  # read allocates what it is asked for, however small the file is
         content = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
     require(len(content) <= MAX_BYTES)
-    # A zip file can be read in more than one way. These make sure that zipfile and torch.load see
-    # the same: one list of entries, just before the fixed end that torch.save writes, with plain
-    # names. Every entry in the list begins with the same four bytes.
+    # A zip file can be read in more than one way. The next lines make sure that zipfile and
+    # torch.load see the same: one list of entries, just before the fixed end that torch.save
+    # writes, with plain names. Every entry in the list begins with the same four bytes.
     _, in_64, start, *_, in_32, start_32, _ = struct.unpack(END, content[-struct.calcsize(END) :])
     require((in_64, start) == (in_32, start_32))
     require(start + in_64 == len(content) - struct.calcsize(END))
@@ -72,7 +72,7 @@ def check_pickle(content: bytes, folder: str, sizes: Mapping[str, int]) -> None:
 
     Args:
         folder: of the entries with numbers.
-        sizes: bytes of every entry, by its name in small letters.
+        sizes: bytes of every entry, by its name in lower case.
 
     Raises:
         ValueError: it does not.

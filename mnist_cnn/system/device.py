@@ -31,7 +31,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         name = found.type if found else "cpu"
     try:
-        with warnings.catch_warnings():  # about names that PyTorch is giving up
+        with warnings.catch_warnings():  # about names that PyTorch is deprecating
             warnings.simplefilter("ignore")
             device = torch.device(name)
     except RuntimeError:
@@ -54,7 +54,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 def why_unusable(device: torch.device) -> str:
-    """Try a device out; return why it does not work, in one line, or "" where it does."""
+    """Try a device out; return why it does not work, in one line, or "" if it does."""
     try:
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # each kind of device fails in its own way where it is missing
@@ -63,16 +63,16 @@ def why_unusable(device: torch.device) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says; its name where it says nothing."""
+    """Return the first line of an error's message; its type's name if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which products take half as many bits where that is faster.
+    """Return a context in which products are computed in 16 bits where that is faster.
 
-    The 16 bits are those of bfloat16: as wide a range as float32, with 8 bits of precision instead
-    of 24. NVIDIA's GPUs from Ampere on have instructions for it, and so have recent processors;
-    everything else computes in float32.
+    The format is bfloat16: as wide a range as float32's, with 8 bits of precision instead of 24.
+    NVIDIA's GPUs from Ampere on have instructions for it, and so do recent processors; everything
+    else computes in float32.
     """
     if device.type == "cuda":
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -83,11 +83,11 @@ def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
 
 @functools.cache
 def cpu_multiplies_bfloat16() -> bool:
-    """Tell whether PyTorch multiplies bfloat16 with AVX-512's instructions for it.
+    """Return whether PyTorch multiplies bfloat16 with AVX-512's instructions for it.
 
-    Linux lists them in CPU_INFO, and PyTorch uses them through oneDNN. Where it has to imitate them
-    it computes more slowly than in float32. With ATEN_CPU_CAPABILITY=avx2 in the environment
-    PyTorch does without AVX-512, and this package without bfloat16.
+    Linux lists them in CPU_INFO, and PyTorch uses them through oneDNN. Where it has to emulate
+    them, it is slower than in float32. With ATEN_CPU_CAPABILITY=avx2 in the environment, PyTorch
+    does without AVX-512, and this package without bfloat16.
     """
     onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -21,7 +21,7 @@ from mnist_cnn import Error
 from mnist_cnn.system.device import first_line
 
 T = TypeVar("T")
-# What gloo's and NCCL's errors speak of when another process has gone.
+# Words in gloo's and NCCL's errors when another process is gone.
 LOST = ("gloo", "nccl", "connection", "socket", "peer", "timed out")
 
 
@@ -77,10 +77,10 @@ class Ranks:
 
 
 def find_ranks() -> Ranks:
-    """Return what torchrun says about this process; without torchrun, the only one.
+    """Return what torchrun says about this process; without torchrun, that it is the only one.
 
     Raises:
-        Error: only a part of what torchrun says is there.
+        Error: some of torchrun's variables are missing or wrong.
     """
     keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     values = [os.environ.get(key, "") for key in keys]
@@ -94,12 +94,12 @@ def find_ranks() -> Ranks:
 
 @contextlib.contextmanager
 def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Join the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo.
+    """Connect the processes, so that they can exchange tensors: by NCCL on CUDA, else by gloo.
 
     Raises:
         Error: neither can serve the device, or it is not this process's own; or the processes do
             not find each other; or another one has ended.
-        SystemExit: on the others, in silence, for an error that rank 0 tells the user.
+        SystemExit: on the others, in silence, for an error that rank 0 reports.
     """
     if ranks.count == 1:
         yield
@@ -110,7 +110,7 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
             "GPU each"
         )
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # NCCL talks through the current one
+        torch.cuda.set_device(device)  # NCCL uses the current one
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -126,8 +126,8 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
         if not any(word in str(error).lower() for word in LOST):
             raise
         raise Error(
-            "another process of this run has ended: start it again, with --resume if there is a "
-            "last.pt"
+            "another process of this run has ended: start the run again, with --resume if there "
+            "is a last.pt"
         ) from None
     # Only after a run that went well: a process that fails leaves at once, and torchrun then ends
     # the others instead of letting them wait for it.

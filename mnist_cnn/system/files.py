@@ -1,4 +1,4 @@
-"""Writing files so that a run that is killed never leaves half of one behind."""
+"""Writing files so that a killed run never leaves half of one behind."""
 
 import contextlib
 import errno
@@ -28,7 +28,7 @@ def write_file(path: str | Path, content: bytes, make_folder: bool = False) -> N
         make_folder: make the folder, too, where it is missing.
 
     Raises:
-        OSError: the folder is missing or cannot be written, or the disk is full.
+        OSError: the folder is missing or cannot be written to, or the disk is full.
     """
     path = Path(path)
     if make_folder:
@@ -43,15 +43,15 @@ def write_file(path: str | Path, content: bytes, make_folder: bool = False) -> N
     except BaseException as error:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)  # after the renaming there is none
-        if isinstance(error, OSError):  # it names the other file, which nobody knows, or none
+        if isinstance(error, OSError):  # it names the scratch file, which nobody knows, or none
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
 def scratch_path(path: Path) -> Path:
-    """Return a name beside a file's own that no other process takes.
+    """Return a path beside a file's own that no other process uses.
 
-    Of a long name it has the beginning: a file system takes 255 bytes, and a character up to four.
+    A long name is cut: it may have 255 bytes in all, and a character takes up to four.
     """
     return path.with_name(f".{path.name[:50]}.{os.getpid()}-{secrets.token_hex(4)}")
 
@@ -71,13 +71,13 @@ def rename(scratch: Path, path: Path) -> None:
 
 
 def remove_leavings(folder: str | Path, names: tuple[str, ...], alone: bool = True) -> None:
-    """Remove what `write_file` left in a folder when it was killed; only of files of these names.
+    """Remove what a killed `write_file` left in a folder, for files of these names only.
 
     The name TRIAL stands for what `check_folder` left.
 
     Args:
-        alone: nobody else can be writing these files now. Otherwise those stay that a process
-            which is still running may be about to rename.
+        alone: nobody else can be writing these files now. Otherwise, what a process that is still
+            running may be about to rename is kept.
     """
     patterns = [re.compile(rf"\.{re.escape(name)}\.(\d+)-[0-9a-f]{{8}}") for name in names]
     for path in Path(folder).iterdir():
@@ -87,37 +87,37 @@ def remove_leavings(folder: str | Path, names: tuple[str, ...], alone: bool = Tr
 
 
 def is_running(process: int) -> bool:
-    """Tell whether there is a process of this number on this machine.
+    """Return whether there is a process with this number on this machine.
 
     On Windows the answer is always no: nothing can be removed there while a program has it open.
     """
     if sys.platform == "win32":
         return False
     try:
-        os.kill(process, 0)  # no signal, only the question
+        os.kill(process, 0)  # sends no signal, only checks
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # there is one, of somebody else's
+    except PermissionError:  # there is one, which belongs to somebody else
         pass
     return True
 
 
 @contextlib.contextmanager
 def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
-    """Keep other trainings out of an existing folder. A lock ends with the process that holds it.
+    """Keep other training runs out of an existing folder; a lock ends with its process.
 
     Raises:
-        Error: another one is at work in it; the message names the command-line option to change.
+        Error: another one is using it; the message names the command-line option to change.
     """
     lock = FileLock(Path(folder) / LOCK)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it does instead
+            warnings.simplefilter("ignore")  # about what it does instead
             lock.acquire(timeout=0)
     except Timeout:
         raise Error(
-            f"another training is writing into {folder}: wait for it, or choose another folder "
-            f"with {option}"
+            f"another training run is writing into {folder}: wait until it ends, or choose another "
+            f"folder with {option}"
         ) from None
     except NotImplementedError:  # a file system without locks has none, ...
         pass
@@ -133,10 +133,10 @@ def lock_folder(folder: str | Path, option: str) -> Iterator[None]:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Tell whether there is a folder of this name.
+    """Return whether there is a folder with this name.
 
     Raises:
-        OSError: there can be no file of this name: it is too long, say.
+        OSError: no file can have this name: it is too long, say.
     """
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
@@ -148,15 +148,15 @@ def check_folder(folder: str | Path, option: str, make: bool = False) -> None:
     """Make sure that files can be written into a folder, or into one in which it can be made.
 
     Args:
-        make: make it, too; otherwise nothing is left behind, for whoever asks may still find a
+        make: make it, too; otherwise nothing is left behind, because the caller may still find a
             reason to write nothing.
 
     Raises:
         Error: they cannot; the message names the command-line option to change.
     """
     folder = Path(folder)
-    # Not by tempfile: on Windows it takes a folder that may not be written for a name that is
-    # taken, and tries two thousand million others (github.com/python/cpython/issues/66305).
+    # Not with tempfile: on Windows it mistakes a folder that cannot be written to for a name that
+    # is taken, and tries two billion others (github.com/python/cpython/issues/66305).
     try:
         if make:
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-WARM_UP = 3  # ordinary steps before one is recorded: libraries choose then what they will use
+WARM_UP = 3  # ordinary steps before one is recorded: in them, libraries choose what they use
 
 Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def record(step: Step, optimizer: torch.optim.Optimizer, device: torch.device) -> Step:
-    """Return what does the same as a training step: on an NVIDIA GPU a Recording, else itself."""
+    """Return an equivalent of a training step: on an NVIDIA GPU a Recording, else the step."""
     nvidia = device.type == "cuda" and torch.version.hip is None  # AMD's GPUs go by that name, too
     return Recording(step, optimizer, device) if nvidia else step
 
@@ -22,7 +22,7 @@ def record(step: Step, optimizer: torch.optim.Optimizer, device: torch.device) -
 def side_stream(device: torch.device) -> torch.cuda.Stream:
     """Return the stream on which steps are warmed up and recorded; the usual one cannot record.
 
-    There is one per device: for each that it is called on, cuBLAS keeps memory to work in.
+    There is one per device: cuBLAS keeps a workspace for each stream that it is called on.
     """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -30,17 +30,18 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
 class Recording:
     """A training step that is done a few times, then recorded as a CUDA graph, then played back.
 
-    Python asks a GPU for each operation of a step, and there are more than a hundred: for a small
-    network the asking takes longer than the computing. A graph of all of them is asked for once. It
-    does exactly what was recorded, in the same memory; so the images, the labels and the learning
-    rate are put where the recorded ones were. Random numbers go on from step to step.
+    Python launches each operation of a step on the GPU, and there are more than a hundred: for a
+    small network, launching takes longer than computing. A graph of all of them is launched once.
+    It does exactly what was recorded, in the same memory; so the images, the labels and the
+    learning rate are copied to where the recorded ones were. Random numbers still differ from step
+    to step.
 
-    Of the recordings on a device none may be dropped while another is still played: from 2.12 on,
-    PyTorch then frees what cuBLAS works in on their common stream.
+    No recording on a device may be dropped while another is still played: from 2.12 on, PyTorch
+    then frees cuBLAS's workspace on their common stream.
 
     Args:
         step: takes images and labels, of the same shapes at every call, and returns two tensors. It
-            may not wait for the GPU, nor depend on anything else that changes after WARM_UP calls.
+            must not wait for the GPU, nor depend on anything else that changes after WARM_UP calls.
         optimizer: what the step moves the weights with: "capturable", with one group of them.
         device: a CUDA GPU, where everything is.
     """
@@ -56,7 +57,7 @@ class Recording:
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do the step. What it returns holds until the next call."""
+        """Do the step; what it returns is valid until the next call."""
         self.calls += 1
         if self.calls <= WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
@@ -73,7 +74,7 @@ class Recording:
         return self.results
 
     def record(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Record the step, without doing it."""
+        """Record the step without doing it."""
         self.images, self.labels = images.clone(), labels.clone()
         self.lr = torch.zeros((), device=self.device)
         scheduled, self.group["lr"] = self.group["lr"], self.lr
@@ -86,11 +87,11 @@ class Recording:
 
 @contextlib.contextmanager
 def loading_libraries(device: torch.device, call: Callable[[torch.device], None]) -> Iterator[None]:
-    """While something else is done, have a CUDA GPU load what a function calls for.
+    """While something else is done, let a CUDA GPU load the libraries that a function calls.
 
-    It loads a library, or a part of one, when it is first called for: in a first training step
-    these are half a second in all. What fails in the function will fail again where it is needed,
-    and be told there.
+    A library, or a part of one, is loaded when it is first called: in a first training step, that
+    takes half a second in all. What fails in the function will fail again where it is needed, and
+    be reported there.
     """
 
     def load() -> None:

@@ -1,4 +1,4 @@
-"""What a command needs of its process: streams that print anything, signals, memory."""
+"""What a command needs from its process: streams that print anything, signals, memory."""
 
 import contextlib
 import copyreg
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 # What PyTorch's errors say when memory is short, on CPUs and GPUs.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
 PATIENCE = 5  # seconds between a first Ctrl-C and one that ends the program at once
-LOADING = 1  # seconds that a module may take to load before an interruption does not wait for it
+LOADING = 1  # seconds for which an interruption waits while modules are loaded
 
 
 class Terminated(KeyboardInterrupt):
@@ -25,20 +25,20 @@ class Terminated(KeyboardInterrupt):
 def end_by_exceptions(restore: bool) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and, on Windows, Ctrl-Break end the program by an exception: once.
 
-    Whoever presses Ctrl-C twice wants no more than whoever presses it once, and must not disturb
-    what the program does on its way out. Only after PATIENCE seconds it ends at once; files are
-    whole at any time.
+    Pressing Ctrl-C twice means no more than pressing it once, and must not disturb what the program
+    does on its way out. Only after PATIENCE seconds does another signal end it at once; files are
+    complete at any time.
 
-    No exception is raised while a module is being loaded: PyTorch's may lose it, or abort. There
-    it is put off, but not for long: before all modules are loaded nothing has been begun. It is put
-    off in copyreg, too, which would lose it while a checkpoint is written.
+    No exception is raised while a module is being loaded: PyTorch's may lose it, or abort. It is
+    postponed, but not for long: before all modules are loaded, no work has begun. It is postponed
+    in copyreg, too, which would lose it while a checkpoint is written.
 
     Args:
-        restore: put the earlier handlers back in the end, also after a signal. A program that is
-            about to exit had better ignore further ones: they would disturb its shutdown.
+        restore: put the earlier handlers back at the end, even after a signal. A program that is
+            about to exit should rather ignore further ones: they would disturb its shutdown.
     """
     first = 0.0  # when the first signal came
-    signals: list[int] = []  # that one's number
+    signals: list[int] = []  # its number
     raised = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -63,12 +63,12 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
         raise KeyboardInterrupt if signals[0] == signal.SIGINT else Terminated
 
     before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # no other one is told of signals
+    if threading.current_thread() is threading.main_thread():  # only this one gets signals
         numbers = [signal.SIGINT, signal.SIGTERM]
         if sys.platform == "win32":
             numbers.append(signal.SIGBREAK)
         for number in numbers:
-            # Who starts a program in the background may have it ignore Ctrl-C: so it stays.
+            # A program started in the background may ignore Ctrl-C: then it still does.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, handle)
     try:
@@ -84,7 +84,7 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
 
 
 def must_wait(frame: FrameType | None) -> bool:
-    """Tell whether a frame of the stack, or one above it, is in the loading of a module or copyreg.
+    """Return whether a stack frame, or one of its callers, is loading a module or is in copyreg.
 
     copyreg, which pickle calls for every object, drops all exceptions in one place.
     """
@@ -117,7 +117,7 @@ def print_anything() -> Iterator[None]:
 
 
 def empty(stream: TextIO) -> None:
-    """Write out what a stream holds, or, where that is not possible, have it go nowhere."""
+    """Flush a stream or, if that is not possible, let what it holds go nowhere."""
     try:
         stream.flush()
     except OSError:
@@ -125,10 +125,10 @@ def empty(stream: TextIO) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory has run out; PyTorch has no one type for that.
+    """Return whether an error says that memory has run out; PyTorch has no single type for that.
 
-    Or an earlier error does, on the way from which this one came: torch.save, say, still wants to
-    complete a file in memory that could not be written to its end.
+    Or whether an error that led to it does: after one, torch.save, say, still tries to complete
+    its file in memory, and fails again.
     """
     text = str(error).lower()
     if isinstance(error, MemoryError) or (
@@ -139,7 +139,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_closed_pipe(error: OSError) -> bool:
-    """Tell whether an error says that whoever read our output has gone."""
+    """Return whether an error says that whoever read our output is gone."""
     # Windows calls that an invalid argument, and names no file.
     windows = sys.platform == "win32" and error.errno == 22 and error.filename is None
     return isinstance(error, BrokenPipeError) or windows

@@ -1,4 +1,4 @@
-"""What the steps of an epoch leave behind, and the bar that shows it."""
+"""The figures of an epoch's steps, and the bar that shows them."""
 
 from types import TracebackType
 
@@ -7,23 +7,23 @@ from tqdm import tqdm
 
 
 class Progress:
-    """The losses of an epoch's steps, the right answers in it, and a bar on a terminal.
+    """The losses and right answers of an epoch's steps, and a bar on a terminal.
 
     The figures stay on the device until the epoch is over: to read one, Python would have to
-    wait until a GPU has done all that it was asked to do. On the CPU there is nothing to wait
+    wait until a GPU has finished all its work. On the CPU there is nothing to wait
     for, and the bar shows them as they come.
 
     Args:
-        title: stands before the bar.
+        title: printed before the bar.
         steps: how many there will be.
         batch_size: images in a step, over all processes.
         device: where losses and answers come from.
         quiet: show no bar. Without a terminal there is none either.
 
     Attributes:
-        losses: of every step, float (steps,), in nats; 0 where there was none yet.
-        digits: images so far that show one, int64 ().
-        correct: those of them that were read right, int64 ().
+        losses: of every step, float (steps,), in nats; 0 for steps not yet taken.
+        digits: how many images so far show a digit, int64 ().
+        correct: how many of them were read right, int64 ().
         lr: the learning rate of the last step.
     """
 
@@ -49,12 +49,12 @@ class Progress:
     def add(
         self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, lr: float
     ) -> None:
-        """Note a step.
+        """Record a step.
 
         Args:
             loss: of the batch, ().
             logits: what the network answered, (N, classes).
-            labels: what is true, (N,); negative where no class is.
+            labels: the true classes, (N,); negative where there is none.
             lr: the learning rate.
         """
         self.losses[self.step] = loss.detach()
