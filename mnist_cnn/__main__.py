@@ -6,6 +6,7 @@ imports what it needs when it runs, and --help imports neither.
 """
 
 import argparse
+import os
 import sys
 from typing import NoReturn
 
@@ -46,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands with their options."""
     parser = Parser(
-        prog="mnist_cnn",
+        prog="python -m mnist_cnn",
         description="Train a two-convolution CNN to read handwritten digits, evaluate it, use it.",
         epilog="Start with: python -m mnist_cnn train",
         allow_abbrev=False,
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     with process.print_anything(), process.end_by_exceptions(restore=argv is not None):
         try:
             args = parse(argv)
+            check_current_folder()
             status: int = COMMANDS[args.command].run(args)
             sys.stdout.flush()
             return status
@@ -86,6 +88,12 @@ def main(argv: list[str] | None = None) -> int:
             if process.is_closed_pipe(error):  # nobody is left to read a message
                 return 1
             say(f"error: {what_failed(error)}: check it and try again")
+            return 2
+        except (ImportError, AttributeError) as error:
+            why = explain_import(error)
+            if not why:
+                raise
+            say(f"error: {why}")
             return 2
         except (MemoryError, RuntimeError) as error:
             if not process.is_out_of_memory(error):
@@ -109,5 +117,41 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def check_current_folder() -> None:
+    """Make sure that there is a current folder: PyTorch's libraries cannot be loaded without.
+
+    Raises:
+        Error: it has been removed.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise Error("the current folder is gone: cd to another one") from None
+
+
+def explain_import(error: Exception) -> str:
+    """Say what to do about a package that cannot be imported; "" for any other error.
+
+    Python looks into the current folder first, where a file called random.py, say, hides its own
+    module of that name.
+    """
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." not in name and file and os.path.dirname(file) == os.getcwd():
+            return (
+                f"{os.path.basename(file)} in the current folder hides the module {name}: rename it"
+            )
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mnist_cnn"):
+        return f"{error}: activate the virtual environment, or install with pip install -e ."
+    if isinstance(error, ImportError) and "failed to map" in str(error):  # a library into memory
+        return "out of memory: close other programs"
+    return ""
+
+
+def program() -> NoReturn:
+    """Run one command, and end the process."""
+    process.end_with(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

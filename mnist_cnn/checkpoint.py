@@ -24,6 +24,7 @@ import csv
 import io
 import math
 import os
+import stat
 import typing
 import warnings
 from collections.abc import Mapping
@@ -293,13 +294,17 @@ def read(path: str | Path) -> tuple[Trained, Paused | None]:
     Raises:
         Error: there is no such file, or it is not an undamaged checkpoint of this package.
     """
-    if not os.path.exists(path):
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise Error(
             f"there is no checkpoint {path}: run python -m mnist_cnn train first, "
             "or name another one"
-        )
-    if os.path.isdir(path):
-        raise Error(f"{path} is a folder: name a checkpoint in it, such as best.pt")
+        ) from None
+    except OSError as error:
+        raise Error(f"{path} cannot be read ({error.strerror}): check it, or its folder") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise Error(f"{path} is a folder: name a checkpoint in it, best.pt, or last.pt to resume")
     try:
         content = io.BytesIO(read_container(path))
         with warnings.catch_warnings():  # about other file formats: reported below, in one line

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import math
 import socket
+import stat
 import sys
 import urllib.request
 from http.client import HTTPException
@@ -22,6 +23,7 @@ from mnist_cnn import Error
 from mnist_cnn.datasets import FILES, SIZE, SOURCES, Source
 from mnist_cnn.system.files import check_folder, remove_leavings, write_file
 
+LARGEST = 100_000_000  # bytes: no file of a data set has half as many
 TIMEOUT = 10  # seconds without a byte after which a mirror is given up
 
 
@@ -242,6 +244,9 @@ def packed_path(raw: Path, file: str) -> Path:
 def read(path: Path) -> bytes:
     """Return the content of a file."""
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+            raise OSError(0, "it is not a file of a data set")
         return path.read_bytes()
     except OSError as error:
         raise Error(f"cannot read {path} ({error.strerror}): check it, or --data-dir") from None

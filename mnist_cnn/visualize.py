@@ -106,13 +106,18 @@ def import_matplotlib() -> None:
     """Load matplotlib, which is slow.
 
     Raises:
-        Error: the environment asks for a backend that it does not know.
+        Error: the environment asks for a backend that it does not know, or a file of settings
+            cannot be read.
     """
     try:
         import matplotlib  # noqa: F401
-    except ValueError:
+    except ValueError as error:
         name = os.environ.get("MPLBACKEND")
-        raise Error(f"matplotlib does not know MPLBACKEND={name}: unset it") from None
+        raise Error(
+            f"matplotlib does not know MPLBACKEND={name}: unset it"
+            if name
+            else f"matplotlib cannot be loaded ({error}): check your matplotlibrc"
+        ) from None
 
 
 def show() -> None:

@@ -2,6 +2,7 @@
 
 import builtins
 import csv
+import errno
 import os
 import pickle
 import warnings
@@ -507,6 +508,13 @@ def test_without_a_checkpoint_training_is_proposed(cli: Callable) -> None:
 def test_a_folder_is_told_from_a_file(cli: Callable, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     cli("eval", "--ckpt", "runs").assert_refused("runs is a folder", "best.pt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other names are too long there")
+def test_a_checkpoint_that_cannot_be_looked_at_is_not_called_missing(cli: Callable) -> None:
+    cli("eval", "--ckpt", "x" * 300).assert_refused(
+        "cannot be read", os.strerror(errno.ENAMETOOLONG)
+    )
 
 
 def test_a_checkpoint_that_may_not_be_read_is_refused(

@@ -9,8 +9,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -407,6 +409,33 @@ def test_missing_or_old_gradio_is_told(monkeypatch):
         Error, match=r"gradio 5\.49\.1 is too old: update it with pip install -U gradio"
     ):
         demo.build_page(lambda url: {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5h://127.0.0.1:1080"), ("GRADIO_SERVER_PORT", "a word")],
+)
+def test_settings_that_gradio_chokes_on_do_not_matter(name, value, tmp_path):
+    """A process of its own: gradio looks at them when it is imported."""
+    code = (
+        "import os; from mnist_cnn.demo import build_page, load_gradio, without_settings\n"
+        "with without_settings():\n    load_gradio(); build_page(print)\n"
+        f"print(os.environ[{name!r}])"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(demo.__file__).parents[2],
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stdout) == (0, f"{value}\n"), process.stderr
+
+
+def test_a_gradio_that_cannot_be_loaded_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(Error, match=r"gradio cannot be loaded .*: try pip install -U gradio"):
+        demo.load_gradio()
 
 
 def test_a_server_that_does_not_start_is_told(model, closed_loops, monkeypatch):

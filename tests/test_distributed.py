@@ -56,6 +56,8 @@ def test_torchrun_says_which_process_this_is(torchrun) -> None:
         ("0", "", "0", "127.0.0.1", "29500"),
         ("x", "2", "0", "127.0.0.1", "29500"),
         ("-1", "2", "0", "127.0.0.1", "29500"),
+        ("2", "2", "0", "127.0.0.1", "29500"),
+        ("0", "1" * 30, "0", "127.0.0.1", "29500"),
     ],
 )
 def test_half_of_what_torchrun_says_is_refused(torchrun, values: tuple[str, ...]) -> None:

@@ -164,6 +164,15 @@ def test_a_file_that_is_a_folder_is_named(tiny_mnist: Tiny, tmp_path: Path) -> N
     assert str(raw / TRAIN_IMAGES) in str(caught.value)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs a device without an end")
+def test_a_file_that_has_no_end_is_refused(tiny_mnist: Tiny, tmp_path: Path) -> None:
+    raw = tiny_mnist.write(tmp_path)
+    (raw / TRAIN_IMAGES).unlink()
+    (raw / TRAIN_IMAGES).symlink_to("/dev/zero")
+    with pytest.raises(Error, match="not a file of a data set"):
+        load_split("mnist", "train", tmp_path)
+
+
 @pytest.mark.parametrize("dataset", ["auto", "mnist", "kmnist"])
 def test_a_data_dir_that_is_a_file_is_refused(dataset: str, cli: Callable, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("mine")
@@ -417,6 +426,24 @@ def test_auto_falls_back_on_the_sample_and_says_so(
     for promise in ("sample", "4,000", "Forbidden", "no answer", "98 %", raw):
         assert promise in warning
     assert cli("eval", "--json", "--device", "cpu").out.startswith('{"dataset": "sample"')
+
+
+def test_what_the_sample_is_too_small_for_is_refused_with_the_reason(
+    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable, tmp_path: Path
+) -> None:
+    serve_mirrors(tiny_mnist.packed, "forbidden")
+    outcome = cli("train", "--batch-size", 5000, "--quiet")
+    outcome.assert_refused("--batch-size 5000", "stands in for mnist", "Forbidden")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_anything_is_downloaded(
+    tiny_mnist: Tiny, serve_mirrors: Callable, cli: Callable, tmp_path: Path
+) -> None:
+    serve_mirrors(tiny_mnist.packed, "good")
+    (tmp_path / "checkpoints").write_text("a file")
+    cli("train").assert_refused("checkpoints", "--out-dir")
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("name", ["mnist", "kmnist"])

@@ -396,6 +396,93 @@ def test_what_cannot_be_printed_is_an_error_in_one_line(arguments: tuple[str, ..
     assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_message_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mnist_cnn", *SLOW, "1", "--out-dir", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=full, text=True)
+    assert process.returncode == 0
+    assert process.stdout.startswith("test accuracy ")
+
+
+# ------------------------------------------------------------------------------ start and end
+
+
+def run_python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    paths = {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+    )
+
+
+MAIN = "import sys; from mnist_cnn.__main__ import main; sys.exit(main(['summary']))"
+
+
+def test_a_missing_package_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    process = run_python(f"import sys; sys.modules['torch'] = None; {MAIN}", tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    assert "torch" in process.stderr and "pip install -e ." in process.stderr
+
+
+@pytest.mark.parametrize("name", ["random", "torch"])
+def test_a_file_that_hides_a_module_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text("print('hello')\n")
+    process = run_python(MAIN, tmp_path)
+    assert process.returncode == 2
+    assert process.stderr == (
+        f"error: {name}.py in the current folder hides the module {name}: rename it\n"
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder in use cannot be removed there")
+def test_a_current_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
+    process = run_python(f"{code}; {MAIN}", tmp_path)
+    assert process.returncode == 2
+    assert process.stderr == "error: the current folder is gone: cd to another one\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("return 3", 3), ("sys.exit(4)", 4), ("raise OSError('a bug')", 1)]
+)
+def test_a_program_ends_with_its_status_after_the_exit_handlers(
+    end: str, status: int, tmp_path: Path
+) -> None:
+    """But without the rest of Python's shutdown: objects that are left are not taken apart."""
+    code = f"""
+import atexit, sys
+from mnist_cnn.system import process
+
+class Left:
+    def __del__(self):
+        print("taken apart")
+
+def run():
+    atexit.register(print, "handler")
+    print("done")
+    {end}
+
+left = Left()
+process.end_with(run)
+"""
+    process = run_python(code, tmp_path)
+    assert (process.returncode, process.stdout) == (status, "done\nhandler\n")
+    assert ("a bug" in process.stderr) == (status == 1)
+
+
+def test_settings_of_matplotlib_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xe9\xff\n")
+    code = "from mnist_cnn.visualize import import_matplotlib; import_matplotlib()"
+    process = run_python(code, tmp_path, MPLBACKEND="")
+    assert "mnist_cnn.Error: matplotlib cannot be loaded" in process.stderr
+    assert process.stderr.endswith("check your matplotlibrc\n")
+
+
 # ------------------------------------------------------------------------------ signals
 
 SLOW = ("train", "--dataset", "sample", "--recipe", "fast", "--device", "cpu", "--epochs")

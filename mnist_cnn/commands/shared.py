@@ -1,7 +1,6 @@
 """What several commands share: load a network and its data, write a picture, print a message."""
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +23,8 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, if anyone can still read it; results go to stdout, by print."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr)
+    """Print a message to stderr; results go to stdout, by print."""
+    print(text, file=sys.stderr)
 
 
 def what_failed(error: OSError) -> str:
@@ -165,6 +163,8 @@ def show_or_write(draw: "Callable[[bool], Figure]", out: str | None, default: st
     from mnist_cnn import visualize
 
     window = out is None and visualize.can_show()
+    if out is None and not window:
+        check_file(default, "--out")
     figure = draw(window)
     if window:
         visualize.show()

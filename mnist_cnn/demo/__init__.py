@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import importlib
 import importlib.util
 import io
 import os
@@ -17,10 +19,11 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -32,6 +35,7 @@ from mnist_cnn.demo.guard import FUNCTION, HOSTS, Guard
 from mnist_cnn.handwriting.arrays import Grey
 from mnist_cnn.handwriting.picture import Damaged, TooLarge, decode
 from mnist_cnn.predict import read_digits
+from mnist_cnn.system.device import first_line
 
 if TYPE_CHECKING:
     import gradio
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"  # this computer only
 OLDEST_GRADIO = (6, 7)  # the first whose gr.HTML calls Python functions
+# What gradio reads and refuses to start with if it is no number.
+GRADIO_SETTINGS = ("GRADIO_SERVER_PORT", "GRADIO_DEFAULT_CONCURRENCY_LIMIT")
 PREFIX = "data:image/png;base64,"
 MAX_LENGTH = 8_000_000  # characters of a picture: twice what the page's largest needs
 MAX_SIDE = 1024  # pixels: the page shrinks larger photographs
@@ -127,14 +133,16 @@ def start(model: nn.Module, port: int, open_browser: bool) -> Page:
         open_browser: whether to show the page.
 
     Raises:
-        Error: gradio is too old, the port is in use, or the server does not start.
+        Error: gradio is too old or cannot be loaded, the port is in use, or the server does not
+            start.
     """
-    import gradio
+    with without_settings():
+        gradio = load_gradio()
+        blocks = build_page(make_answer(model.eval()))
     import uvicorn
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    blocks = build_page(make_answer(model.eval()))
     try:
         opened = open_port(port)
     except OSError:
@@ -166,6 +174,34 @@ def start(model: nn.Module, port: int, open_browser: bool) -> Page:
     if open_browser:
         webbrowser.open(f"http://{HOST}:{port}")
     return Page(blocks, server, thread)
+
+
+@contextlib.contextmanager
+def without_settings() -> Iterator[None]:
+    """Hide proxies, which this page does not need, and settings that gradio may choke on."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.lower().endswith("_proxy") or name in GRADIO_SETTINGS
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def load_gradio() -> ModuleType:
+    """Import gradio.
+
+    Raises:
+        Error: it cannot be imported.
+    """
+    try:
+        return importlib.import_module("gradio")
+    except Exception as error:  # whatever its many packages raise
+        raise Error(
+            f"gradio cannot be loaded ({first_line(error)}): try pip install -U gradio"
+        ) from None
 
 
 def build_page(answer: Callable[[object], Reply]) -> gradio.Blocks:

@@ -11,6 +11,7 @@ import torch
 
 from mnist_cnn import Error
 
+LONGEST = 160  # characters of an error of PyTorch's that are repeated
 CPU_INFO = Path("/proc/cpuinfo")  # what Linux knows about the processor
 
 
@@ -63,8 +64,9 @@ def why_unusable(device: torch.device) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; its type's name if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, or its start; its type's name if it has none."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -7,6 +7,7 @@ Without it there is one process, and everything here does nothing.
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,9 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mnist_cnn import Error
 from mnist_cnn.system.device import first_line
+from mnist_cnn.system.process import ending_by_signals
 
 T = TypeVar("T")
 # Words in gloo's and NCCL's errors when another process is gone.
+PATIENCE = 5  # seconds before a process says that it is waiting for others
 LOST = ("gloo", "nccl", "connection", "socket", "peer", "timed out")
 
 
@@ -87,9 +90,13 @@ def find_ranks() -> Ranks:
     if not any(values) or values[1] == "1":
         return Ranks()
     meeting_place = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    if not (meeting_place and all(value.isdecimal() for value in values)):
-        raise Error(f"{', '.join(keys)} do not fit together: start several processes with torchrun")
-    return Ranks(*map(int, values))
+    numbers = [int(value) for value in values if value.isdecimal() and len(value) < 7]
+    if not (meeting_place and len(numbers) == len(keys) and numbers[0] < numbers[1]):
+        raise Error(
+            f"{', '.join(keys)} do not fit together: start several processes with torchrun, or "
+            "unset them for a single one"
+        )
+    return Ranks(*numbers)
 
 
 @contextlib.contextmanager
@@ -112,7 +119,8 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL uses the current one
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        with patiently(ranks), ending_by_signals():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         advice = "use --device cpu" if device.type == "cuda" else "check how they are started"
         raise Error(f"the processes cannot be connected ({first_line(error)}): {advice}") from None
@@ -134,13 +142,15 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def leave() -> None:
-    """End a process that has done its part, with status 0 and without Python's own shutdown.
-
-    Threads of torch's that still want the interpreter while it shuts down can abort the process,
-    and torchrun takes that for a failure.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-    os._exit(0)
+@contextlib.contextmanager
+def patiently(ranks: Ranks) -> Iterator[None]:
+    """Say what a process is waiting for, if that takes long."""
+    place = ":".join(os.environ.get(key, "") for key in ("MASTER_ADDR", "MASTER_PORT"))
+    text = f"waiting at {place} for the other processes, {ranks.count} in all"
+    timer = threading.Timer(PATIENCE, print, (text,), {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
