@@ -38,7 +38,7 @@ from mnist_cnn.datasets import SOURCES
 from mnist_cnn.evaluate import compute_logits
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import RECIPES
-from mnist_cnn.system.device import choose_device, fast_precision, keep_freed_memory
+from mnist_cnn.system.device import choose_device, keep_freed_memory, mixed_precision
 from mnist_cnn.system.gpu import record
 from mnist_cnn.train import update_average
 
@@ -371,7 +371,7 @@ def measure_speed(args: argparse.Namespace) -> Figures:
             return augment(images, recipe.augmentation), labels
 
         def learn(pixels: Any, labels: Any, net: Any = net, optimizer: Any = optimizer) -> Any:
-            with fast_precision(device):
+            with mixed_precision(device):
                 logits = net(pixels)
                 loss = torch.nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()

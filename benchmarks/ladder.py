@@ -32,7 +32,7 @@ from mnist_cnn.datasets import SOURCES
 from mnist_cnn.evaluate import evaluate
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import FAST
-from mnist_cnn.system.device import fast_precision, keep_freed_memory
+from mnist_cnn.system.device import keep_freed_memory, mixed_precision
 from mnist_cnn.train import update_average
 
 HERE = Path(__file__).parent
@@ -146,7 +146,7 @@ def make_step(
 
         def step(pixels: torch.Tensor, labels: torch.Tensor) -> None:
             nonlocal taken
-            with fast_precision(CPU) if rung.bfloat16 else contextlib.nullcontext():
+            with mixed_precision(CPU) if rung.bfloat16 else contextlib.nullcontext():
                 loss = loss_function(model(pixels), labels)
             optimizer.zero_grad()
             loss.backward()

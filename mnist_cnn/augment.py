@@ -33,8 +33,8 @@ def augment(images: torch.Tensor, strengths: Augmentation) -> torch.Tensor:
     pixels = pixels.float().div_(255)
     if dataclasses.replace(strengths, stroke=0.0) == Augmentation():
         return pixels  # nothing moves
-    maps = draw_maps(len(images), strengths, images.device)
-    return F.grid_sample(pixels, maps, align_corners=False)
+    grids = draw_grids(len(images), strengths, images.device)
+    return F.grid_sample(pixels, grids, align_corners=False)
 
 
 def weaken(strengths: Augmentation, epoch: int, epochs: int, fade: float) -> Augmentation:
@@ -48,8 +48,8 @@ def weaken(strengths: Augmentation, epoch: int, epochs: int, fade: float) -> Aug
     return Augmentation(**{key: value * share for key, value in vars(strengths).items()})
 
 
-def draw_maps(n: int, strengths: Augmentation, device: torch.device) -> torch.Tensor:
-    """Draw n random maps, which say where in the old image each pixel of the new one is taken from.
+def draw_grids(n: int, strengths: Augmentation, device: torch.device) -> torch.Tensor:
+    """Draw n random grids: where in the old image each pixel of the new one is taken from.
 
     Returns:
         positions x, y in [-1, 1] across the image, as grid_sample expects them, or outside of it:
@@ -59,7 +59,7 @@ def draw_maps(n: int, strengths: Augmentation, device: torch.device) -> torch.Te
     sin, cos = torch.sin(angle * strengths.rotate), torch.cos(angle * strengths.rotate)
     widen, heighten = 1 + widen * strengths.scale, 1 + heighten * strengths.scale
     slant = slant * strengths.shear
-    # Every map is a weighted sum of the basis functions: one matrix product computes them all.
+    # Every grid is a weighted sum of the basis functions: one matrix product computes them all.
     basis = warp_basis(device)
     weights = torch.randn(len(basis), n, 2, device=device) * (strengths.elastic * 2 / SIZE)
     weights[0] = torch.stack([right, down], 1) * (2 * strengths.shift)
@@ -71,7 +71,7 @@ def draw_maps(n: int, strengths: Augmentation, device: torch.device) -> torch.Te
 
 @functools.cache
 def warp_basis(device: torch.device) -> torch.Tensor:
-    """Return the smooth functions of a pixel's position that every map is a sum of: (39, 784).
+    """Return the smooth functions of a pixel's position that every grid is a sum of: (39, 784).
 
     The first three, 1, x and y, give any affine map; the others are BUMPS by BUMPS Gaussian bumps,
     SIGMA pixels wide, whose random sums are the elastic displacement of Simard, Steinkraus and

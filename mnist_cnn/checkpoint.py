@@ -37,7 +37,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_cnn import Error
 from mnist_cnn.datasets import SOURCES
-from mnist_cnn.model import CNN, COLDEST, HOTTEST
+from mnist_cnn.model import CNN, MAX_TEMPERATURE, MIN_TEMPERATURE
 from mnist_cnn.recipes import Recipe
 from mnist_cnn.system.container import read_container
 from mnist_cnn.system.files import write_file
@@ -94,7 +94,9 @@ class Metrics:
 
     epoch: 1, 2, ...
     lr: the learning rate at its last step.
-    train_loss, val_loss: mean cross-entropy per image, in nats.
+    train_loss: mean loss per image as it is minimised, in nats: with augmentation, dropout, label
+        smoothing and pictures of no single digit. These keep it from falling to 0.
+    val_loss: mean cross-entropy per image of the averaged weights, in nats.
     train_accuracy, val_accuracy: in [0, 1].
     seconds: training and validation together.
     images_per_second: training images in these seconds.
@@ -137,7 +139,7 @@ class Run:
     """A training run under way: everything that its steps and epochs update.
 
     net: the network that learns, on the device.
-    averaged: a running average of net's weights, which is validated and saved.
+    averaged: the exponential moving average (EMA) of net's weights, which is validated and saved.
     losses: of every step of the whole run, float (steps,), in nats; 0 for steps not yet taken.
     step: how many steps have been taken.
     history: of the finished epochs.
@@ -359,7 +361,7 @@ def parse_trained(values: Any) -> Trained:
     check(values.get("epoch") == metrics.epoch, "its epoch is not that of its metrics")
     check(1 <= metrics.epoch <= plan.recipe.epochs, "its epoch is out of range")
     temperature = parse(float, values.get("temperature", 1.0), "temperature")
-    check(COLDEST <= temperature <= HOTTEST, "its temperature is out of range")
+    check(MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE, "its temperature is out of range")
     weights = values.get("model")
     check(0 <= plan.seed < 2**63, "its seed is out of range")
     with torch.device("meta"):  # shapes only: nothing is allocated, however large

@@ -133,8 +133,8 @@ def draw_flags(ones: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     drawn = torch.maximum(ink, torch.maximum(flags, feet))
     # By whole pixels, so that the centre of mass lies at pixel 13.5 to 14.5, as MNIST's does.
     right, low = ((offset - 0.5).round() for offset in centre_of_mass(drawn))
-    maps = torch.stack([x + per_image(right), y + per_image(low)], -1) * (2 / SIZE)
-    return to_bytes(F.grid_sample(drawn[:, None], maps, align_corners=False))
+    grids = torch.stack([x + per_image(right), y + per_image(low)], -1) * (2 / SIZE)
+    return to_bytes(F.grid_sample(drawn[:, None], grids, align_corners=False))
 
 
 def centre_of_mass(ink: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,8 +210,8 @@ def put_side_by_side(
     lower = per_image(between((-2.0, 2.0), n, chance))
 
     def look(images: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        maps = torch.stack([columns, rows.expand_as(columns)], -1) * (2 / SIZE)
-        return F.grid_sample(to_pixels(images), maps, align_corners=False)
+        grids = torch.stack([columns, rows.expand_as(columns)], -1) * (2 / SIZE)
+        return F.grid_sample(to_pixels(images), grids, align_corners=False)
 
     there = (from_side >= -1) & (from_side <= width + 1)
     other_there = (into_other >= -1) & (into_other <= seen * other_width)

@@ -13,11 +13,13 @@ from torch import nn
 
 from mnist_cnn import Error
 from mnist_cnn.data import Split, to_pixels
-from mnist_cnn.model import COLDEST, HOTTEST
+from mnist_cnn.model import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 # The largest activation, (250, 24, 24, 24) floats by default, is 14 MB: it stays in the cache.
 BATCH_SIZE = 250
-FLAGS = threading.Lock()  # held while exact_convolutions has changed flags that all threads share
+CUDNN_LOCK = (
+    threading.Lock()
+)  # held while exact_convolutions has changed flags that all threads share
 
 
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -48,7 +50,7 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
     # These flags belong to the whole process. Of two threads, such as those that read pictures for
     # the demo page, the first to leave would reset them for the other, and the other might then
     # restore, for good, what the first had set.
-    with FLAGS, warnings.catch_warnings():
+    with CUDNN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some versions of PyTorch call these flags deprecated
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield
@@ -72,14 +74,14 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         labels: int64 (N,).
 
     Returns:
-        the temperature, from COLDEST to HOTTEST. Without these limits it would be 0 where all N
-        answers are right, and infinite where the network knows nothing.
+        the temperature, from MIN_TEMPERATURE to MAX_TEMPERATURE. Without these limits it would be
+        0 where all N answers are right, and infinite where the network knows nothing.
     """
     logits, labels = logits.cpu().double(), labels.cpu()  # MPS has no double
     right = logits.gather(1, labels[:, None]).mean()
     # As a function of b = 1 / temperature, the loss has a single minimum, and its slope is the mean
     # logit expected under the probabilities minus that of the right class.
-    low, high = 1 / HOTTEST, 1 / COLDEST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(30):  # halvings: to within a hundred-millionth
         b = (low + high) / 2
         expected = ((b * logits).softmax(1) * logits).sum(1).mean()

@@ -6,7 +6,7 @@ from torch import nn
 
 # The limits of a network's temperature. Without them, fitting it on a validation split would give 0
 # where all answers are right, and infinity where the network knows nothing.
-COLDEST, HOTTEST = 0.25, 10.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.25, 10.0
 
 
 class CNN(nn.Module):
@@ -24,8 +24,8 @@ class CNN(nn.Module):
         classes: the number of classes.
         mean, std: of the training images' pixels, in [0, 1].
 
-    The attribute temperature, from COLDEST to HOTTEST, is used when answers are shown as
-    probabilities (evaluate.to_probabilities). It does not affect the logits.
+    The attribute temperature, from MIN_TEMPERATURE to MAX_TEMPERATURE, is used when answers are
+    shown as probabilities (evaluate.to_probabilities). It does not affect the logits.
 
     Raises:
         ValueError: the kernels are too large for a 28x28 image.

@@ -45,8 +45,9 @@ class Recipe:
     batch_size: images per step, over all processes.
     lr: the peak of the one-cycle learning rate (Smith and Topin, 2017).
     betas: Adam's decay rates for the mean of the gradient and of its square.
-    average: the weights that are evaluated and saved are a running average over about this many
-        epochs (Polyak and Juditsky, 1992); it smooths out the effect of the last few batches.
+    average: the weights that are evaluated and saved are an exponential moving average (EMA), with
+        a memory of about this many epochs; it smooths out the effect of the last few batches.
+        (Polyak and Juditsky, 1992, averaged all steps alike.)
     label_smoothing: the share of each label's certainty spread over all classes.
     channels, kernels, hidden, dropout: the network's arguments (model.CNN).
     augmentation: how strongly the training images are varied.
@@ -152,8 +153,8 @@ BEST = Recipe(
     betas=(0.9, 0.999),
     average=0.2,
     label_smoothing=0.0,
-    # With larger filters in the second layer, each output sees 16x16 pixels of the image
-    # instead of 12x12.
+    # With larger filters in the second layer, each number after its pooling has seen 16x16 pixels
+    # of the image instead of 12x12.
     channels=(32, 64),
     kernels=(5, 5),
     hidden=512,

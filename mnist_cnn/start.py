@@ -15,7 +15,7 @@ from mnist_cnn.data import Split, pixel_statistics
 from mnist_cnn.datasets import DIGITS, SIZE, SOURCES
 from mnist_cnn.model import CNN
 from mnist_cnn.recipes import FAST, RECIPES, STANDARD
-from mnist_cnn.system.device import fast_precision
+from mnist_cnn.system.device import mixed_precision
 from mnist_cnn.train import make_optimizer, make_schedule
 
 MAX_STEPS = 10_000_000  # of a run: last.pt holds the loss of each, and must stay readable
@@ -117,7 +117,7 @@ def dry_run(device: torch.device) -> None:
     labels = torch.zeros(FAST.batch_size, dtype=torch.int64, device=device)
     net = CNN().to(device).to(memory_format=torch.channels_last)
     pixels = augment(images, STANDARD.augmentation)
-    with fast_precision(device):
+    with mixed_precision(device):
         logits = net(pixels)
         loss = nn.CrossEntropyLoss(label_smoothing=FAST.label_smoothing)(logits, labels)
     loss.backward()

@@ -22,14 +22,13 @@ from mnist_cnn.data import Split, batches
 from mnist_cnn.enrich import to_targets
 from mnist_cnn.evaluate import compute_logits, fit_temperature
 from mnist_cnn.recipes import Recipe
-from mnist_cnn.system.device import fast_precision
+from mnist_cnn.system.device import mixed_precision
 from mnist_cnn.system.distributed import Ranks
 from mnist_cnn.system.gpu import record
 from mnist_cnn.system.progress import Progress
 
-SHORTEST_CYCLE = (
-    4  # steps: in a shorter cycle the rate never rises; in one of a single step it is 0
-)
+# Steps. In a shorter cycle the rate never rises; in one of a single step it is 0.
+SHORTEST_CYCLE = 4
 
 
 def train_epoch(
@@ -54,21 +53,21 @@ def train_epoch(
     classes = len(run.plan.classes)
     loss_function = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
 
-    def learn(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def train_step(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         targets = to_targets(labels, classes) if recipe.non_digits else labels
         pixels = augment(images, strengths)  # uint8 (N, 28, 28) -> float (N, 1, 28, 28) in [0, 1]
-        with fast_precision(device):
+        with mixed_precision(device):
             logits = model(pixels)  # (N, 10)
             loss = loss_function(logits, targets)
         run.optimizer.zero_grad()  # backward would add to the gradients of the last step
         loss.backward()  # the gradient of the loss with respect to every weight
         run.optimizer.step()  # every weight moves a little, against its gradient
-        update_average(run.averaged, run.net, share if run.step else 1.0)
+        update_average(run.averaged, run.net, share if run.step else 1.0)  # it starts at step 0
         return loss.detach(), logits.detach()
 
-    step = record(learn, run.optimizer, device) if ranks.count == 1 else learn
+    step = record(train_step, run.optimizer, device) if ranks.world_size == 1 else train_step
     model.train()  # dropout on
-    for images, labels in batches(split, order, recipe.batch_size, ranks.rank, ranks.count):
+    for images, labels in batches(split, order, recipe.batch_size, ranks.rank, ranks.world_size):
         loss, logits = step(images, labels)
         progress.add(loss, logits, labels, float(run.schedule.get_last_lr()[0]))
         run.schedule.step()  # the next learning rate
@@ -83,7 +82,9 @@ def train(
     quiet: bool = False,
     ranks: Ranks = Ranks(),
 ) -> None:
-    """Train a network to the end of its run; write best.pt, last.pt and history.csv every epoch.
+    """Train a network to the end of its run.
+
+    After every epoch it writes last.pt and history.csv, and best.pt if the epoch is the best yet.
 
     Args:
         run: from start_run or resume_run; it is updated in place.
@@ -106,7 +107,7 @@ def train(
             train_epoch(run, model, train_split, epoch, progress, ranks)
         val_loss, val_accuracy, run.temperature = validate(run.averaged, validation, ranks)
 
-        losses = ranks.sum(progress.losses) / ranks.count
+        losses = ranks.sum(progress.losses) / ranks.world_size
         run.losses[run.step - steps : run.step] = losses
         seconds = time.perf_counter() - epoch_start
         metrics = Metrics(
@@ -141,9 +142,9 @@ def validate(net: nn.Module, validation: Split, ranks: Ranks) -> tuple[float, fl
     fit a temperature to, and it is 1.
     """
     images, labels = validation
-    share = compute_logits(net, images[ranks.rank :: ranks.count])
+    share = compute_logits(net, images[ranks.rank :: ranks.world_size])
     logits = share.new_zeros(len(labels), share.shape[1])
-    logits[ranks.rank :: ranks.count] = share
+    logits[ranks.rank :: ranks.world_size] = share
     logits = ranks.sum(logits)  # now every rank has all of them
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(labels)
     accuracy = (logits.argmax(1) == labels).sum().item() / len(labels)
@@ -168,7 +169,13 @@ def is_finite(run: Run) -> bool:
 
 
 def update_average(averaged: nn.Module, net: nn.Module, share: float) -> None:
-    """Move every weight of the running average toward the network's, by a share of the way."""
+    """Move the exponential moving average (EMA) of the weights toward the network's weights.
+
+    PyTorch's own is torch.optim.swa_utils.AveragedModel.
+
+    Args:
+        share: of the way: 1 less the decay.
+    """
     with torch.no_grad():
         for average, weight in zip(averaged.parameters(), net.parameters()):
             average.lerp_(weight, share)

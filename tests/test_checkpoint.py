@@ -21,7 +21,7 @@ from mnist_cnn import Error, checkpoint
 from mnist_cnn.checkpoint import Metrics, Paused, Plan, Trained, Weights
 from mnist_cnn.data import load_split, split_validation
 from mnist_cnn.datasets import DIGITS
-from mnist_cnn.model import CNN, COLDEST, HOTTEST
+from mnist_cnn.model import CNN, MAX_TEMPERATURE, MIN_TEMPERATURE
 from mnist_cnn.recipes import RECIPES
 
 # Of sample_checkpoint's run: 8 epochs, 3600 images and 180 non-digits, batches of 128.
@@ -72,7 +72,7 @@ def test_it_holds_what_the_network_is_and_where_it_comes_from(best: dict[str, An
     assert 1 <= best["epoch"] <= 8
     assert best["metrics"]["epoch"] == best["epoch"]
     assert 0.9 < best["metrics"]["val_accuracy"] <= 1
-    assert COLDEST < best["temperature"] < HOTTEST and best["temperature"] != 1
+    assert MIN_TEMPERATURE < best["temperature"] < MAX_TEMPERATURE and best["temperature"] != 1
     versions = {"mnist_cnn": mnist_cnn.__version__, "torch": torch.__version__}
     assert best["versions"] == versions
 
@@ -354,8 +354,8 @@ def bad_files(best: dict[str, Any], whole: bytes, folder: Path) -> dict[str, Cal
         "recipe without end": put("recipe", "epochs", 10**9),
         "augmentation of another kind": put("recipe", "augmentation", "blur", 0.3),
         "augmentation without end": put("recipe", "augmentation", "rotate", float("inf")),
-        "temperature below all": put("temperature", COLDEST * 0.99),
-        "temperature above all": put("temperature", HOTTEST * 1.01),
+        "temperature below all": put("temperature", MIN_TEMPERATURE * 0.99),
+        "temperature above all": put("temperature", MAX_TEMPERATURE * 1.01),
         "temperature of nothing": put("temperature", 0.0),
         "temperature below nothing": put("temperature", -1.0),
         "temperature that is no number": put("temperature", float("nan")),

@@ -11,7 +11,7 @@ import torch
 import mnist_cnn
 from mnist_cnn import Error
 from mnist_cnn.system import device
-from mnist_cnn.system.device import choose_device, fast_precision, why_unusable
+from mnist_cnn.system.device import choose_device, mixed_precision, why_unusable
 
 CPU = torch.device("cpu")
 HERE = torch.accelerator.is_available()
@@ -97,15 +97,15 @@ def test_the_cpu_takes_half_the_bits_only_where_it_has_instructions_for_them(
     monkeypatch.setattr(device, "CPU_INFO", path)
     look = device.cpu_multiplies_bfloat16.__wrapped__  # each time anew
     monkeypatch.setattr(device, "cpu_multiplies_bfloat16", look)
-    with fast_precision(CPU):
+    with mixed_precision(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 
 
 def test_a_pytorch_that_does_without_avx512_computes_in_float32() -> None:
     code = """if True:
         import torch
-        from mnist_cnn.system.device import fast_precision
-        with fast_precision(torch.device("cpu")):
+        from mnist_cnn.system.device import mixed_precision
+        with mixed_precision(torch.device("cpu")):
             print((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
     """
     done = subprocess.run(

@@ -35,14 +35,14 @@ def torchrun(monkeypatch: pytest.MonkeyPatch):
 def test_a_process_by_itself_is_the_first(torchrun, values: tuple[str, ...]) -> None:
     torchrun(*values)
     ranks = find_ranks()
-    assert ranks == Ranks(rank=0, count=1, local=0)
+    assert ranks == Ranks(rank=0, world_size=1, local_rank=0)
     assert ranks.first
 
 
 def test_torchrun_says_which_process_this_is(torchrun) -> None:
     torchrun("3", "4", "1", "127.0.0.1", "29500")
     ranks = find_ranks()
-    assert ranks == Ranks(rank=3, count=4, local=1)
+    assert ranks == Ranks(rank=3, world_size=4, local_rank=1)
     assert not ranks.first
 
 
@@ -83,7 +83,7 @@ def fail() -> None:
 
 @pytest.mark.parametrize("device", ["mps", "cuda:1"])
 def test_several_processes_cannot_share_an_accelerator(device: str) -> None:
-    shared = connect(Ranks(rank=0, count=2, local=0), torch.device(device))
+    shared = connect(Ranks(rank=0, world_size=2, local_rank=0), torch.device(device))
     with pytest.raises(Error, match="--device cuda for a GPU each"):
         shared.__enter__()
 
@@ -95,7 +95,7 @@ def test_processes_that_cannot_be_connected_are_told_in_one_line(
         raise RuntimeError(f"no {backend} in this PyTorch\nand a trace of it")
 
     monkeypatch.setattr(dist, "init_process_group", refuse)
-    connected = connect(Ranks(rank=0, count=2, local=0), torch.device("cpu"))
+    connected = connect(Ranks(rank=0, world_size=2, local_rank=0), torch.device("cpu"))
     with pytest.raises(Error, match="check how they are started") as caught:
         connected.__enter__()
     assert "(no gloo in this PyTorch)" in str(caught.value)
@@ -122,7 +122,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_the_others_wait_for_the_first_as_long_as_a_download_may_take(joined: Any) -> None:
     """In a group of their own: with NCCL, too, which would give them up after ten minutes."""
-    assert Ranks(rank=0, count=2, local=0).on_first(lambda: "downloaded") == "downloaded"
+    assert Ranks(rank=0, world_size=2, local_rank=0).on_first(lambda: "downloaded") == "downloaded"
     (group,) = joined
     assert dist.get_backend(group) == "gloo"
     options = group._get_backend(torch.device("cpu")).options
@@ -133,13 +133,15 @@ def test_what_fails_on_the_first_is_told_there_and_ends_the_others_in_silence(
     joined: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Error, match="wrong"):
-        Ranks(rank=0, count=2, local=0).on_first(fail)
+        Ranks(rank=0, world_size=2, local_rank=0).on_first(fail)
 
     def receive(outcome: list[object], group: dist.ProcessGroup) -> None:
         outcome[:] = [None, "wrong"]
 
     monkeypatch.setattr(dist, "broadcast_object_list", receive)
     with pytest.raises(SystemExit) as caught:
-        Ranks(rank=1, count=2, local=1).on_first(lambda: pytest.fail("only the first does it"))
+        Ranks(rank=1, world_size=2, local_rank=1).on_first(
+            lambda: pytest.fail("only the first does it")
+        )
     assert caught.value.code == 2
     assert capsys.readouterr() == ("", "")

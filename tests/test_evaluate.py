@@ -21,7 +21,7 @@ from mnist_cnn.evaluate import (
     most_confused,
     per_class,
 )
-from mnist_cnn.model import CNN, COLDEST, HOTTEST
+from mnist_cnn.model import CNN, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 # Three classes and a fourth that nothing belongs to and nothing is taken for:
 #                                0  0  0  0  1  1  1  2
@@ -121,9 +121,14 @@ def test_no_other_temperature_gives_a_smaller_loss() -> None:
 def test_the_temperature_has_limits() -> None:
     logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
     never, half = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 0, 1])
-    assert fit_temperature(logits, never) == pytest.approx(COLDEST, rel=1e-6)
-    assert fit_temperature(logits, half) == pytest.approx(HOTTEST, rel=1e-6)
-    assert COLDEST <= fit_temperature(logits, never) < fit_temperature(logits, half) <= HOTTEST
+    assert fit_temperature(logits, never) == pytest.approx(MIN_TEMPERATURE, rel=1e-6)
+    assert fit_temperature(logits, half) == pytest.approx(MAX_TEMPERATURE, rel=1e-6)
+    assert (
+        MIN_TEMPERATURE
+        <= fit_temperature(logits, never)
+        < fit_temperature(logits, half)
+        <= MAX_TEMPERATURE
+    )
 
 
 def test_a_temperature_changes_how_sure_answers_are_and_nothing_else() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mnist_cnn import checkpoint, predict
 from mnist_cnn.commands.predict import to_json, to_text
-from mnist_cnn.model import COLDEST, HOTTEST
+from mnist_cnn.model import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 SECONDS = 2  # for any picture, noise too
 BUSY = 3  # times that on a machine that does other things beside
@@ -72,7 +72,7 @@ def unsure_checkpoint(sample_checkpoint, tmp_path):
     """The same network, so hot that it doubts all that it reads."""
     trained = checkpoint.load(sample_checkpoint)
     weights = {**trained.weights, "fc2.weight": trained.weights["fc2.weight"] / 4}
-    unsure = dataclasses.replace(trained, weights=weights, temperature=HOTTEST)
+    unsure = dataclasses.replace(trained, weights=weights, temperature=MAX_TEMPERATURE)
     checkpoint.save(tmp_path / "unsure.pt", unsure)
     return tmp_path / "unsure.pt"
 
@@ -119,7 +119,7 @@ def test_a_temperature_moves_no_cut_between_digits(cli, sample_checkpoint, tmp_p
     page, _ = page_of([[TEN[4], TEN[7], TEN[3], TEN[8]], [TEN[1], TEN[0], TEN[2]]], gap=-8)
     Image.fromarray(page).save(tmp_path / "page.png")
     found = []
-    for temperature in (COLDEST, 1.0, HOTTEST):
+    for temperature in (MIN_TEMPERATURE, 1.0, MAX_TEMPERATURE):
         checkpoint.save(tmp_path / "x.pt", dataclasses.replace(trained, temperature=temperature))
         outcome = cli("predict", "page.png", "--number", "--ckpt", "x.pt", "--json")
         (answer,) = json.loads(outcome.out)

@@ -22,7 +22,7 @@ from mnist_cnn.checkpoint import Metrics, Plan, Run
 from mnist_cnn.data import Split, load_split, to_pixels
 from mnist_cnn.enrich import NO_DIGIT
 from mnist_cnn.evaluate import compute_logits, evaluate, fit_temperature
-from mnist_cnn.model import COLDEST, HOTTEST
+from mnist_cnn.model import MAX_TEMPERATURE, MIN_TEMPERATURE
 from mnist_cnn.recipes import RECIPES, Augmentation
 from mnist_cnn.start import MAX_STEPS, check_steps, plan_run, resume_run, start_run
 from mnist_cnn.system.container import FLOAT, MAX_BYTES
@@ -118,7 +118,7 @@ def test_an_epoch_is_what_a_textbook_writes(
     decay: float, sample: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without augmentation, dropout and smoothing: Adam, a one-cycle rate, cross-entropy."""
-    monkeypatch.setattr("mnist_cnn.train.fast_precision", lambda device: nullcontext())
+    monkeypatch.setattr("mnist_cnn.train.mixed_precision", lambda device: nullcontext())
     split = first(sample, 120)
     plan = make_plan(
         split, seed=4, epochs=2, batch_size=20, dropout=(0.0, 0.0), augmentation=STILL, average=0.0,
@@ -150,7 +150,7 @@ def test_products_take_half_the_bits_and_weights_keep_all(
     sample: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     halved = torch.autocast("cpu", torch.bfloat16)
-    monkeypatch.setattr("mnist_cnn.train.fast_precision", lambda device: halved)
+    monkeypatch.setattr("mnist_cnn.train.mixed_precision", lambda device: halved)
     batch = first(sample, 100)
     run = start_run(make_plan(batch, epochs=1, batch_size=100), 100, CPU)
     computed = set()
@@ -372,7 +372,7 @@ def test_the_temperature_is_that_of_the_weights_beside_it(
     model = checkpoint.load(folder / name).build_model()
     expected = fit_temperature(compute_logits(model, validation.images), validation.labels)
     assert model.temperature == pytest.approx(expected, rel=1e-4)
-    assert COLDEST * 1.1 < expected < HOTTEST / 1.1 and abs(expected - 1) > 0.01
+    assert MIN_TEMPERATURE * 1.1 < expected < MAX_TEMPERATURE / 1.1 and abs(expected - 1) > 0.01
 
 
 def test_where_all_is_right_the_temperature_stays_1(sample: Split) -> None:

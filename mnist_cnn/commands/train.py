@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Prepared(NamedTuple):
+class Job(NamedTuple):
     """All that a run needs, checked before anything is written.
 
     plan: of the run.
@@ -88,15 +88,15 @@ def run(args: argparse.Namespace) -> int:
     from mnist_cnn.train import train
 
     ranks = distributed.find_ranks()
-    device = choose_device(args.device, ranks.local)
+    device = choose_device(args.device, ranks.local_rank)
     keep_freed_memory()
     with ExitStack() as locks, distributed.connect(ranks, device):
         # One process decides, reads and checks, before anything is written.
         with loading_libraries(device, dry_run):
-            job = ranks.on_first(lambda: prepare(args, ranks.count, locks))
+            job = ranks.on_first(lambda: prepare(args, ranks.world_size, locks))
         images = len(job.train.labels)
         if ranks.first and not args.quiet:
-            say(describe_run(job.plan, device, ranks.count, job.train))
+            say(describe_run(job.plan, device, ranks.world_size, job.train))
             if job.paused is not None:
                 say(f"resuming after epoch {len(job.paused.history)} of {job.plan.recipe.epochs}")
         history = [] if job.paused is None else job.paused.history
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepared:
+def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Job:
     """Check options, data and folders, and decide what will be done.
 
     Args:
@@ -204,7 +204,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Prepa
             "connection, or put the four .gz files of MNIST into "
             f"{Path(args.data_dir) / 'MNIST' / 'raw'}"
         )
-    return Prepared(plan, paused, out_dir, train_split, validation, test)
+    return Job(plan, paused, out_dir, train_split, validation, test)
 
 
 def refuse_beside_resume(args: argparse.Namespace) -> None:
@@ -295,7 +295,7 @@ def draw_curves(state: "Run", path: Path) -> None:
     write_picture(curves, path)
 
 
-def how_to_resume(job: Prepared, history: "list[Metrics]", args: argparse.Namespace) -> str:
+def how_to_resume(job: Job, history: "list[Metrics]", args: argparse.Namespace) -> str:
     """Say how a run that ends early can be resumed: "resume ..."; "" if none of it was saved.
 
     Args:

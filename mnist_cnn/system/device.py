@@ -69,12 +69,12 @@ def first_line(error: Exception) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
-def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which products are computed in 16 bits where that is faster.
+def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the autocast context for mixed precision where that is faster, else an empty one.
 
-    The format is bfloat16: as wide a range as float32's, with 8 bits of precision instead of 24.
-    NVIDIA's GPUs from Ampere on have instructions for it, and so do recent processors; everything
-    else computes in float32.
+    Products are then computed in bfloat16: as wide a range as float32's, with 8 bits of precision
+    instead of 24. NVIDIA's GPUs from Ampere on have instructions for it, and so do recent
+    processors; everything else computes in float32.
     """
     if device.type == "cuda":
         faster = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -23,18 +23,21 @@ from mnist_cnn.system.device import first_line
 from mnist_cnn.system.process import ending_by_signals
 
 T = TypeVar("T")
-# Words in gloo's and NCCL's errors when another process is gone.
 PATIENCE = 5  # seconds before a process says that it is waiting for others
+# Words in gloo's and NCCL's errors when another process is gone.
 LOST = ("gloo", "nccl", "connection", "socket", "peer", "timed out")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of `count` processes this one is: `rank` among all, `local` on this machine."""
+    """Which of several processes this one is, in torchrun's words.
+
+    rank: its number among all world_size processes. local_rank: among those of its machine.
+    """
 
     rank: int = 0
-    count: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
 
     @property
     def first(self) -> bool:
@@ -43,13 +46,13 @@ class Ranks:
 
     def share_gradients(self, net: nn.Module) -> nn.Module:
         """Wrap a network so that backward averages its gradients over all processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return net
         return DistributedDataParallel(net, broadcast_buffers=False)  # they are constants
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Add a tensor up over all processes; every one gets the result."""
-        if self.count > 1:
+        """All-reduce: add a tensor up over all processes, in place, and return it."""
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
@@ -60,7 +63,7 @@ class Ranks:
             Error: on rank 0, whatever `function` raised.
             SystemExit: on the others, in silence: rank 0 has told the user.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return function()
         # In a group of their own, in which the others wait for as long as a download may take.
         group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
@@ -108,10 +111,10 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
             not find each other; or another one has ended.
         SystemExit: on the others, in silence, for an error that rank 0 reports.
     """
-    if ranks.count == 1:
+    if ranks.world_size == 1:
         yield
         return
-    if device.type not in ("cpu", "cuda") or device.index not in (None, ranks.local):
+    if device.type not in ("cpu", "cuda") or device.index not in (None, ranks.local_rank):
         raise Error(
             f"several processes cannot share {device}: use --device cpu, or --device cuda for a "
             "GPU each"
@@ -146,7 +149,7 @@ def connect(ranks: Ranks, device: torch.device) -> Iterator[None]:
 def patiently(ranks: Ranks) -> Iterator[None]:
     """Say what a process is waiting for, if that takes long."""
     place = ":".join(os.environ.get(key, "") for key in ("MASTER_ADDR", "MASTER_PORT"))
-    text = f"waiting at {place} for the other processes, {ranks.count} in all"
+    text = f"waiting at {place} for the other processes, {ranks.world_size} in all"
     timer = threading.Timer(PATIENCE, print, (text,), {"file": sys.stderr})
     timer.daemon = True
     timer.start()
