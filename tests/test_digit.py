@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from pictures import DIGITS, FIVE
+from pictures import DIGITS, FIVE, enlarged
 
 from mnist_cnn.handwriting.arrays import cropped
 from mnist_cnn.handwriting.digit import (
@@ -104,3 +104,23 @@ def test_a_small_loop_drawn_one_pixel_thick_stays_open(side):
     paper = np.pad((mended < 128).astype(np.uint8), 1, constant_values=1)
     assert cv2.connectedComponents(paper, connectivity=4)[0] == 3  # ink, outside, the loop
     assert stroke_width(mended) * 20 / max(cropped(mended).shape) > 1.2
+
+
+@pytest.mark.parametrize("frame", ["box", "circle"])
+def test_a_box_or_a_circle_around_the_digit_is_dropped(frame):
+    ink = np.zeros((400, 400), np.uint8)
+    ink[120:280, 120:280] = enlarged(FIVE, 160)
+    alone = keep_digit(ink)
+    if frame == "box":
+        cv2.rectangle(ink, (110, 100), (290, 300), 255, 6)
+    else:
+        cv2.circle(ink, (200, 200), 110, 255, 6)
+    assert (keep_digit(ink) == alone).mean() > 0.999
+
+
+def test_a_bar_along_two_whole_sides_is_no_digit():
+    ink = np.zeros((400, 400), np.uint8)
+    ink[190:350, 190:350] = enlarged(FIVE, 160)
+    alone = keep_digit(ink)
+    ink[-24:] = ink[:, -24:] = 255
+    assert (keep_digit(ink) == alone).mean() > 0.999

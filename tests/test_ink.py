@@ -100,3 +100,31 @@ def test_paler_part_of_the_paper_is_no_sheet():
     paper[110:300, 120:300] = 228  # the FIVE reaches beyond it
     picture = on_paper(FIVE, paper).astype(np.uint8)
     assert (clear_surroundings(picture) == picture).all()
+
+
+def test_sheet_seen_at_an_angle_is_cut_out():
+    sheet = 255.0 - enlarged(FIVE, 200)
+    corners = np.array([(110, 60), (290, 60), (380, 340), (20, 340)], np.float32)
+    square = np.array([(0, 0), (200, 0), (200, 200), (0, 200)], np.float32)
+    turn = cv2.getPerspectiveTransform(square, corners)
+    picture = cv2.warpPerspective(sheet.astype(np.uint8), turn, (400, 400), borderValue=40)
+    assert clear_surroundings(picture).min(axis=1)[[0, -1]].min() > 200
+
+
+@pytest.mark.parametrize("tilt", [-11, 8])
+@pytest.mark.parametrize("side", [200, 400])
+def test_tilted_lines_are_removed_also_where_they_leave_by_another_side(side, tilt):
+    ink = np.zeros((side, side), np.uint8)
+    cv2.line(ink, (side // 2, side // 4), (side // 2, 3 * side // 4), 255, side // 16)
+    alone = ink.copy()
+    down = round(side * np.tan(np.deg2rad(tilt)))
+    for y in range(-side // 8, side, side // 6):
+        cv2.line(ink, (0, y), (side - 1, y + down), 255, 1)
+    left = (remove_lines(ink) > 0) & (alone == 0)
+    assert left.sum() < 0.2 * ((ink > 0) & (alone == 0)).sum()
+
+
+def test_slanted_bar_of_a_seven_is_no_line():
+    ink = np.zeros((400, 400), np.uint8)
+    cv2.polylines(ink, [np.array([(20, 80), (380, 40), (160, 370)])], False, 255, 3)
+    assert (remove_lines(ink) == ink).all()

@@ -99,12 +99,13 @@ def without_specks(region: Mask) -> Mask:
 
 
 def is_rectangle_inside(outline: Outline, area: float, shape: tuple[int, ...]) -> bool:
-    """Return whether an outline is a rectangle with three edges or more inside the picture."""
+    """Return whether an outline has four corners, and three edges or more inside the picture."""
     height, width = shape
     x, y, w, h = cv2.boundingRect(outline)
     touched = (x == 0) + (y == 0) + (x + w == width) + (y + h == height)
-    (_, (long, short), _) = cv2.minAreaRect(outline)
-    return touched <= 1 and area >= 0.95 * long * short
+    hull = cv2.convexHull(outline)
+    corners = cv2.approxPolyDP(hull, 0.02 * cv2.arcLength(hull, True), True)
+    return touched <= 1 and len(corners) == 4 and area >= 0.92 * cv2.contourArea(hull)
 
 
 def holds_a_digit(outline: Outline, area: float, holes: Sequence[cv2.typing.MatLike]) -> bool:
@@ -204,12 +205,12 @@ def find_ink(grey: Grey) -> Ink:
 def remove_lines(ink: Ink) -> Ink:
     """Erase the lines of ruled or squared paper: thin, straight, from edge to edge of the sheet.
 
-    Found by the Hough transform, for lines tilted by up to 5 degrees, among what is thinner than
+    Found by the Hough transform, for lines tilted by up to 12 degrees, among what is thinner than
     an eightieth of the picture; strokes that cross a line are closed again. A single one that is
     nearly all of the ink is no line but a digit.
     """
     thickest = max(ink.shape) // 80
-    if thickest < 3:
+    if thickest < 2:
         return ink  # so coarse a picture has no lines thinner than a stroke
     mask = (ink >= INK).astype(np.uint8)
     square = np.ones((thickest, thickest), np.uint8)
@@ -229,7 +230,9 @@ def remove_level_lines(ink: Ink, thin: Mask, thickest: int) -> Ink:
     erased = ink.copy()
     erased[(drawn > 0) & (cv2.dilate(thin, np.ones((3, 3), np.uint8)) > 0)] = 0
     alone = cv2.connectedComponents(drawn)[0] == 2  # beside the paper
-    if alone and erased.sum(dtype=float) < LEFT * ink.sum(dtype=float):
+    (_, start), (_, end) = ends[0]
+    slanted = abs(end - start) > 0.09 * ink.shape[1]  # more than 5 degrees
+    if alone and (slanted or erased.sum(dtype=float) < LEFT * ink.sum(dtype=float)):
         return ink
     across = np.ones((2 * thickest + 1, 1), np.uint8)
     closed = np.asarray(cv2.morphologyEx(erased, cv2.MORPH_CLOSE, across), np.uint8)
@@ -239,7 +242,7 @@ def remove_level_lines(ink: Ink, thin: Mask, thickest: int) -> Ink:
 def find_level_lines(ink: Ink, thin: Mask) -> list[tuple[Point, Point]]:
     """Return where lines that run from left to right through the sheet meet the picture's sides."""
     height, width = ink.shape
-    tilt = np.deg2rad(5)
+    tilt = np.deg2rad(12)
     lines = cv2.HoughLines(
         thin, 1, np.deg2rad(0.25), int(0.4 * width),
         min_theta=np.pi / 2 - tilt, max_theta=np.pi / 2 + tilt,
@@ -258,6 +261,6 @@ def find_level_lines(ink: Ink, thin: Mask) -> list[tuple[Point, Point]]:
         # Half of a line may be hidden by the digit, but there is ink all along it; it may end
         # where the sheet ends.
         length = inked[-1] - inked[0]
-        if length > 0.8 * width and len(inked) > 0.93 * length:
+        if length > max(0.8 * there.sum(), 0.4 * width) and len(inked) > 0.93 * length:
             ends.append(((0, int(y[0])), (width - 1, int(y[-1]))))
     return ends
