@@ -125,17 +125,27 @@ def test_shear_slants_the_image_sideways() -> None:
     torch.testing.assert_close(after["ink"], before["ink"], rtol=0.01, atol=0)
 
 
+def test_turned_and_slanted_at_once_an_image_keeps_its_ink() -> None:
+    before = moments(to_pixels(bar()))
+    after = moments(augment(bar(), Augmentation(rotate=0.3, shear=0.3)))
+    torch.testing.assert_close(after["ink"], before["ink"], rtol=0.02, atol=0)
+
+
 def test_elastic_bends_by_about_as_many_pixels_as_it_says() -> None:
     # On a ramp, brightness is place: how far a pixel's brightness is off tells how far it moved.
     ramp = (torch.arange(SIZE) * 9).to(torch.uint8).expand(300, SIZE, SIZE)
     pixels = augment(ramp, Augmentation(elastic=0.8)) * 255 / 9
     moved = (pixels - to_pixels(ramp) * 255 / 9)[:, 0, 6:-6, 6:-6]
-    assert 0.6 < moved.std() < 1.0
+    assert 0.7 < moved.std() < 0.9
+    assert moved.std(0).min() > 0.6 * moved.std(0).max()  # alike all over the image
     assert moved.mean().abs() < 0.1
-    # It is smooth: neighbours move alike; and local: far corners do not.
+    # It is smooth: neighbours move alike, and pixels 6 apart half as much; and local: far corners
+    # do not.
     near = torch.corrcoef(torch.stack([moved[:, 8, 8], moved[:, 8, 9]]))[0, 1]
+    middle = torch.stack([moved[:, :, 4].flatten(), moved[:, :, 10].flatten()])
     far = torch.corrcoef(torch.stack([moved[:, 0, 0], moved[:, -1, -1]]))[0, 1]
     assert near > 0.9
+    assert 0.3 < torch.corrcoef(middle)[0, 1] < 0.75
     assert far.abs() < 0.4
 
 
@@ -162,8 +172,12 @@ def test_stroke_moves_an_edge_by_a_pixel_at_most() -> None:
     torch.testing.assert_close(
         pixels[:, outside], torch.zeros(200, int(outside.sum())), atol=1e-3, rtol=0
     )
-    assert pixels[:, 9, 14].max() > 0.9  # grown by nearly the whole pixel
-    assert pixels[:, 10, 14].min() < 0.1  # or shrunk by it
+    for row, column in ((9, 14), (18, 14), (14, 9), (14, 18)):
+        assert pixels[:, row, column].max() > 0.9  # grown by nearly the whole pixel
+    for row, column in ((10, 14), (17, 14), (14, 10), (14, 17)):
+        assert pixels[:, row, column].min() < 0.1  # or shrunk by it
+    half = augment(images, Augmentation(stroke=0.5))[:, 0]
+    assert 0.45 < half[:, 9, 14].max() <= 0.5 <= half[:, 10, 14].min() < 0.55
 
 
 # ------------------------------------------------------------------------------ fading

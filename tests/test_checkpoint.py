@@ -290,6 +290,11 @@ def in_network(best: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     return changed(changed(best, "recipe", name, value), "model_args", name, value)
 
 
+def in_metrics(best: dict[str, Any], epoch: int) -> dict[str, Any]:
+    """A checkpoint after another epoch, in both places."""
+    return changed(changed(best, "epoch", epoch), "metrics", "epoch", epoch)
+
+
 def bad_files(best: dict[str, Any], whole: bytes, folder: Path) -> dict[str, Callable[[Path], Any]]:
     """Ways to write a file that is no good, by their names."""
     model = best["model"]
@@ -366,6 +371,8 @@ def bad_files(best: dict[str, Any], whole: bytes, folder: Path) -> dict[str, Cal
         "seed that is no number": put("seed", "0"),
         "seed below 0": put("seed", -1),
         "another epoch than that of the metrics": put("epoch", best["epoch"] + 1),
+        "an epoch before the first": saved(in_metrics(best, 0)),
+        "an epoch after the last": saved(in_metrics(best, 9)),
         "metrics that are not finite": put("metrics", "val_loss", float("nan")),
         "damaged resume": put("resume", {"history": []}),
         "resume of another kind": put("resume", [1, 2]),
@@ -469,6 +476,9 @@ def test_another_version_is_told_from_damage(
 ) -> None:
     torch.save(changed(best, "recipe", without(best["recipe"], "fade")), tmp_path / "less.pt")
     torch.save(changed(last, "recipe", "momentum", 0.9), tmp_path / "more.pt")
+    torch.save(changed(best, "dataset", "emnist"), tmp_path / "newer.pt")
+    with pytest.raises(Error, match="its data set is unknown"):
+        checkpoint.load(tmp_path / "newer.pt")
     with pytest.raises(Error, match="another version wrote it: its recipe lacks fade"):
         checkpoint.load(tmp_path / "less.pt")
     with pytest.raises(Error, match="another version wrote it: its recipe has unknown fields"):
@@ -503,6 +513,28 @@ def test_every_command_refuses_it_in_one_line(
 
 def test_without_a_checkpoint_training_is_proposed(cli: Callable) -> None:
     cli("eval").assert_refused("checkpoints/best.pt", "run python -m mnist_cnn train first")
+
+
+class Harm:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_even_a_file_that_was_taken_for_ours_runs_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two things stand in its way: here the first, which looks through the file, lets it pass."""
+    path = tmp_path / "x.pt"
+    torch.save({"model": Harm(tmp_path / "harm")}, path)
+    monkeypatch.setattr(checkpoint, "read_container", lambda path: Path(path).read_bytes())
+    with pytest.raises(Error, match="is not a checkpoint of this program"):
+        checkpoint.load(path)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_a_folder_is_told_from_a_file(cli: Callable, tmp_path: Path) -> None:

@@ -208,6 +208,19 @@ def test_no_file_is_given_away(port, path):
     assert status >= 400 or "deep_link" in path
 
 
+def test_a_websocket_is_closed_at_once():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def never(*arguments):
+        raise AssertionError(arguments)
+
+    asyncio.run(guard.Guard(never, ())({"type": "websocket"}, never, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "/login", "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/answer",

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
@@ -218,6 +220,20 @@ def test_a_sample_that_lost_a_file_asks_to_be_installed_again(
     with pytest.raises(Error, match="install the package") as caught:
         load_split("sample", "train", tmp_path)
     assert TRAIN_LABELS in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (URLError(TimeoutError("timed out")), "no answer for 10 s"),
+        (URLError(OSError(113, "No route to host")), "[Errno 113] No route to host"),
+        (HTTPError("http://x", 403, "Forbidden", Message(), None), "HTTP Error 403: Forbidden"),
+        (ValueError("two\nlines"), "two lines"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_what_went_wrong_is_said_in_a_few_words(error: Exception, words: str) -> None:
+    assert download.describe_failure(error) == words
 
 
 # ------------------------------------------------------------------------------ downloading

@@ -13,7 +13,14 @@ import pytest
 
 import mnist_cnn
 from mnist_cnn import Error
-from mnist_cnn.system.files import check_folder, is_folder, lock_folder, remove_leavings, write_file
+from mnist_cnn.system.files import (
+    check_folder,
+    is_folder,
+    lock_folder,
+    remove_leavings,
+    scratch_path,
+    write_file,
+)
 
 PACKAGE = Path(mnist_cnn.__file__).parents[1]
 WRITE_WITHOUT_END = """
@@ -247,6 +254,7 @@ def test_what_a_process_is_writing_is_left_alone_and_what_is_left_of_others_goes
     mine, others = f".x.gz.{os.getpid()}-01234567", f".x.gz.{ended.pid}-01234567"
     no_process = f".x.gz.{10**30}-01234567"
     kept = ["x.gz", ".x.gz", ".y.gz.1-01234567", f".x.gz.{ended.pid}-0123456"]
+    kept.append(f".x_gz.{ended.pid}-01234567")
     for name in (mine, others, no_process, *kept):
         (tmp_path / name).touch()
     remove_leavings(tmp_path, ("x.gz",), alone=False)
@@ -257,6 +265,24 @@ def test_what_a_process_is_writing_is_left_alone_and_what_is_left_of_others_goes
 
 
 # ------------------------------------------------------------------------------ is_folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows is not asked")
+def test_what_somebody_elses_process_is_writing_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "kill", refuse)
+    (tmp_path / ".best.pt.1-0123abcd").touch()
+    remove_leavings(tmp_path, ("best.pt",), alone=False)
+    assert list(tmp_path.iterdir()) != []
+
+
+def test_what_a_process_with_the_same_number_left_is_not_in_the_way(tmp_path: Path) -> None:
+    """In a container, numbers come again."""
+    assert scratch_path(tmp_path / "best.pt") != scratch_path(tmp_path / "best.pt")
 
 
 def test_a_folder_is_told_from_a_file_and_from_nothing(tmp_path: Path) -> None:
@@ -297,6 +323,14 @@ def test_a_file_in_the_way_is_named_with_the_option_to_change(
     assert str(tmp_path / folder) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are not for everybody to make")
+@pytest.mark.parametrize("make", [False, True])
+def test_a_link_to_nothing_in_the_way_is_named_too(make: bool, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(Error, match=r"link.*choose another folder with --out-dir"):
+        check_folder(tmp_path / "link" / "new", "--out-dir", make)
 
 
 @pytest.mark.parametrize("make", [False, True])

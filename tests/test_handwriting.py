@@ -13,7 +13,7 @@ from pictures import DIGITS, FIVE, TEN, as_photo, enlarged, likeness, on_paper, 
 
 import mnist_cnn
 from mnist_cnn import Error
-from mnist_cnn.handwriting import NEEDED, STEPS, find_digits, prepare
+from mnist_cnn.handwriting import NEEDED, STEPS, find_digits, prepare, shrink
 
 
 def assert_all_come_back(make, least=0.9):
@@ -178,8 +178,14 @@ def test_what_is_no_grey_picture_is_refused(picture):
             make(picture)
 
 
+def test_however_narrow_a_picture_is_it_keeps_a_pixel():
+    assert shrink(np.zeros((5000, 2), np.uint8))[0].shape == (1024, 1)
+    assert shrink(np.zeros((2, 5000), np.uint8))[0].shape == (1, 1024)
+
+
 def test_any_layout_in_memory_will_do():
-    picture = as_photo(on_paper(FIVE))
+    picture = np.full((500, 560), 40, np.uint8)  # a table
+    picture[70:430, 70:490] = as_photo(on_paper(FIVE))
     turned = np.asfortranarray(picture)
     assert (prepare(turned).image == prepare(picture).image).all()
     assert (prepare(picture[::-1][::-1]).image == prepare(picture).image).all()

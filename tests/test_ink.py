@@ -128,3 +128,34 @@ def test_slanted_bar_of_a_seven_is_no_line():
     ink = np.zeros((400, 400), np.uint8)
     cv2.polylines(ink, [np.array([(20, 80), (380, 40), (160, 370)])], False, 255, 3)
     assert (remove_lines(ink) == ink).all()
+
+
+@pytest.mark.parametrize("frame", ["box", "ring", "box that it touches"])
+def test_a_frame_around_the_digit_is_erased(frame):
+    ink = np.zeros((400, 400), np.uint8)
+    ink[120:280, 120:280] = enlarged(FIVE, 160)
+    alone = ink.copy()
+    rows, columns = np.nonzero(alone > 127)
+    left, right, top = columns.min() - 25, columns.max() + 25, rows.min() - 25
+    bottom = rows.max() + (0 if frame == "box that it touches" else 20)
+    if frame == "ring":
+        cv2.circle(ink, (200, 200), 110, 255, 6)
+    else:
+        cv2.rectangle(ink, (left, top), (right, bottom), 255, 6)
+    assert (remove_lines(ink) == alone).mean() > 0.99
+
+
+def test_a_zero_with_corners_is_no_frame():
+    ink = np.zeros((400, 400), np.uint8)
+    cv2.rectangle(ink, (130, 90), (270, 310), 255, 14)
+    assert (remove_lines(ink) == ink).all()
+
+
+def test_squared_paper_that_the_digit_crosses_is_no_frame():
+    """One piece with the digit, and a speck in one of its squares."""
+    ink = np.zeros((400, 400), np.uint8)
+    for at in range(40, 370, 40):
+        ink[at : at + 3, 40:363] = ink[40:363, at : at + 3] = 255
+    ink[100:300, 150:170] = 255
+    ink[48:68, 50:60] = 255
+    assert remove_lines(ink)[110:290, 152:168].min() == 255

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mnist_cnn.model import CNN
 
@@ -43,6 +44,16 @@ def test_its_layers_are_those_of_the_design() -> None:
     }
 
 
+def test_its_answers_are_those_of_the_textbook() -> None:
+    """Each convolution is followed by ReLU and pooling, the first linear layer by ReLU."""
+    model, images = CNN(mean=0.0, std=1.0).eval(), torch.rand(4, 1, 28, 28)
+    x = F.max_pool2d(F.relu(F.conv2d(images, model.conv1.weight, model.conv1.bias)), 2)
+    x = F.max_pool2d(F.relu(F.conv2d(x, model.conv2.weight, model.conv2.bias)), 2)
+    x = F.relu(x.flatten(1) @ model.fc1.weight.T + model.fc1.bias)
+    expected = x @ model.fc2.weight.T + model.fc2.bias
+    torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_it_normalises_the_pixels_itself() -> None:
     images = torch.rand(4, 1, 28, 28)
     plain = CNN(mean=0.0, std=1.0).eval()
@@ -50,6 +61,12 @@ def test_it_normalises_the_pixels_itself() -> None:
     own.load_state_dict({**plain.state_dict(), "mean": own.mean, "std": own.std})
     torch.testing.assert_close(own(images), plain((images - 0.3) / 0.2))
     assert not torch.allclose(own(images), plain(images))
+
+
+def test_by_default_it_expects_mnists_pixels_and_shows_its_answers_as_they_are() -> None:
+    model = CNN()
+    assert (model.mean.item(), model.std.item()) == pytest.approx((0.1307, 0.3081))
+    assert model.temperature == 1
 
 
 def test_mean_and_deviation_travel_with_the_weights_and_are_not_trained() -> None:

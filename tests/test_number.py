@@ -6,7 +6,8 @@ import pytest
 from pictures import TEN, likeness, page_of
 
 from mnist_cnn import Error
-from mnist_cnn.handwriting import find_digits
+from mnist_cnn.handwriting import enlarged, find_digits
+from mnist_cnn.handwriting.number import possible_cuts
 
 
 def test_rows_of_digits_in_reading_order():
@@ -24,6 +25,13 @@ def test_boxes_are_in_pixels_of_the_full_size():
     small = [digit.box for digit in find_digits(page)]
     large = [digit.box for digit in find_digits(np.kron(page, np.ones((6, 6), np.uint8)))]
     assert np.abs(np.array(large) / 6 - small).max() < 2
+
+
+def test_a_box_holds_all_of_the_digit_and_ends_where_the_picture_ends():
+    scale = 1024 / 1500  # of a picture of 1500 x 1000, which becomes one of 1024 x 683
+    assert enlarged((1, 1, 2, 2), scale, (1500, 1000)) == (1, 1, 3, 3)
+    assert enlarged((0, 0, 683, 1024), scale, (1500, 1000)) == (0, 0, 1000, 1500)
+    assert enlarged((0, 0, 1024, 683), scale, (1000, 1500)) == (0, 0, 1500, 1000)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +137,66 @@ def test_a_smudge_is_no_digit_and_a_paler_digit_is_one():
     found = [digit.box for digit in find_digits(page)]
     assert len(found) == len(boxes)
     assert np.abs(np.subtract(found, boxes)).max() <= 4
+
+
+# ------------------------------------------------------------------------------ what is no digit
+
+
+def assert_boxes(page, boxes, moved=0):
+    """The digits are where they were before so many pixels were added on each side."""
+    found = [digit.box for digit in find_digits(page)]
+    assert len(found) == len(boxes)
+    assert np.abs(np.array(found) - moved - np.array(boxes)).max() <= 4
+
+
+def test_a_page_of_small_digits_on_a_dark_table():
+    page, boxes = page_of([TEN[:4], TEN[4:8]], side=60)
+    page = np.pad(page, 120, constant_values=250)  # digits are a tenth of the sheet
+    assert_boxes(np.pad(page, 80, constant_values=60), boxes, 200)
+
+
+@pytest.mark.parametrize("drawn", ["box", "ring", "table", "between"])
+def test_what_is_drawn_around_or_between_digits_is_no_digit(drawn):
+    page, boxes = page_of([TEN[2:5], TEN[5:8]], gap=40)
+    columns = [200 + (boxes[i][2] + boxes[i + 1][0]) // 2 for i in (0, 1)]
+    top, middle, bottom = 205, 200 + page.shape[0] // 2, 195 + page.shape[0]
+    page = np.pad(page, 200, constant_values=250)
+    if drawn == "ring":
+        cv2.ellipse(page, (216 + boxes[2][2] // 2, middle), (280, 230), 0, 0, 360, 0, 6)
+    if drawn in ("box", "table"):
+        cv2.rectangle(page, (208, top), (218 + boxes[2][2], bottom), 0, 4)
+    if drawn == "table":
+        for x in columns:
+            cv2.line(page, (x, top), (x, bottom), 0, 4)
+    if drawn == "between":  # two columns
+        cv2.line(page, (columns[1], top), (columns[1], bottom), 0, 8)
+    assert_boxes(page, boxes, 200)
+
+
+@pytest.mark.parametrize("drawn", ["minus", "hole"])
+def test_a_minus_or_a_punched_hole_is_no_digit(drawn):
+    page, boxes = page_of([TEN[:3]])
+    page = np.pad(page, 110, constant_values=250)
+    if drawn == "minus":
+        cv2.line(page, (30, 186), (75, 186), 0, 8)
+    else:
+        cv2.circle(page, (45, 186), 25, 30, -1, cv2.LINE_AA)
+    assert_boxes(page, boxes, 110)
+
+
+def test_a_rule_below_a_sum_is_no_digit():
+    page, boxes = page_of([TEN[:3]])
+    page = np.pad(page, 110, constant_values=250)
+    cv2.line(page, (110, 290), (110 + boxes[2][2], 296), 0, 8)
+    assert_boxes(page, boxes, 110)
+
+
+def test_a_cut_leans_where_that_goes_through_less_ink():
+    """Two slanted strokes, joined by a bridge, that no column could part."""
+    ink = np.zeros((200, 300), np.uint8)
+    for left in (60, 110):
+        cv2.line(ink, (left + 60, 20), (left, 180), 255, 14)
+    cv2.line(ink, (100, 100), (130, 100), 255, 6)
+    upright = (ink >= 64).sum(0)[60:170].min()
+    leaning = min(cut.through for cut in possible_cuts(ink, 160)[1:-1])
+    assert leaning < 0.5 * upright

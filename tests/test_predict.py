@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -163,12 +164,29 @@ def test_failures_among_successes(cli, sample_checkpoint, tmp_path, digits):
 
 
 def test_patterns_that_the_shell_leaves_alone(cli, sample_checkpoint, tmp_path, digits):
-    write_digit(tmp_path / "[3].png", 3)  # a pattern that matches only "3.png", and a file
+    for name in ("[3].png", "3.png"):  # a pattern that matches the other, and a file itself
+        write_digit(tmp_path / name, 3)
     outcome = cli("predict", "[3].png", "*e*.png", "n*.png", "--ckpt", sample_checkpoint)
     assert [line.split(":")[0] for line in outcome.out.splitlines()] == [
         "[3].png", "one.png", "seven.png",
     ]  # fmt: skip
     assert outcome.status == 1 and "n*.png does not exist" in outcome.err
+
+
+def test_who_wants_more_room_than_is_free_waits_for_it():
+    room, order = predict.make_room(10), []
+
+    def enter():
+        with room(8):
+            order.append("second")
+
+    waiting = threading.Thread(target=enter, daemon=True)
+    with room(5):
+        waiting.start()
+        waiting.join(0.1)
+        order.append("first")
+    waiting.join(60)
+    assert order == ["first", "second"]
 
 
 # ------------------------------------------------------------------------------ what is drawn

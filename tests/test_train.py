@@ -33,6 +33,7 @@ from mnist_cnn.train import (
     describe_epoch,
     epoch_order,
     is_finite,
+    learning_rates,
     train,
     train_epoch,
     validate,
@@ -122,7 +123,7 @@ def test_an_epoch_is_what_a_textbook_writes(
     split = first(sample, 120)
     plan = make_plan(
         split, seed=4, epochs=2, batch_size=20, dropout=(0.0, 0.0), augmentation=STILL, average=0.0,
-        weight_decay=decay,
+        weight_decay=decay, betas=(0.8, 0.99),
     )  # fmt: skip
     run = start_run(plan, 120, CPU)
     net = copy.deepcopy(run.net)
@@ -261,6 +262,13 @@ def test_however_few_steps_a_run_has_it_learns(steps: int, sample: Split) -> Non
     assert loss_of(run.net, split) < before - 0.1
 
 
+def test_too_few_steps_for_a_cycle_are_taken_at_a_quarter_of_the_rate() -> None:
+    for steps in (1, 2, 3):
+        assert learning_rates(0.004, steps) == pytest.approx([0.001] * steps)
+    rates = learning_rates(0.004, 4)  # rise to their peak and fall
+    assert rates[0] < 0.001 and max(rates) > 0.003 and rates[-1] < 1e-6
+
+
 def test_labels_can_be_smoothed(sample: Split) -> None:
     split = first(sample, 20)
     losses = []
@@ -314,6 +322,56 @@ def test_the_ranks_share_out_the_images_of_an_epoch(sample: Split) -> None:
         assert [len(pixels) for pixels in watch.pixels] == [10] * 4
         seen += [round(255 * pixels[0, 0, 0].item()) for pixels in torch.cat(watch.pixels)]
     assert sorted(seen) == list(range(80))
+
+
+class Twin(Ranks):
+    """One of two processes, by itself: it takes the other to have the same as it."""
+
+    def share_gradients(self, net: nn.Module) -> nn.Module:
+        return net
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return 2 * values
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_alone_reports_and_writes(
+    rank: int, sample: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = first(sample, 40)
+    run = start_run(make_plan(split, epochs=1, batch_size=20), 40, CPU)
+    train(run, split, split, tmp_path, ranks=Twin(rank, 2))
+    assert bool(list(tmp_path.iterdir())) == bool(capsys.readouterr().err) == (rank == 0)
+    assert run.best is not None  # but all know the same
+
+
+def test_the_loss_of_a_step_is_the_mean_over_the_processes(sample: Split, tmp_path: Path) -> None:
+    split = first(sample, 20)
+    plan = make_plan(
+        split, epochs=1, batch_size=20, non_digits=0.0, dropout=(0.0, 0.0), augmentation=STILL
+    )
+    run = start_run(plan, 20, CPU)
+    mine = epoch_order(0, 1, 20)[:10]
+    expected = loss_of(run.net, Split(split.images[mine], split.labels[mine]))
+    train(run, split, split, tmp_path, quiet=True, ranks=Twin(0, 2))
+    assert run.losses.item() == pytest.approx(expected, rel=0.01)  # bfloat16
+    assert run.history[0].train_loss == run.losses.item()
+    assert run.history[0].train_accuracy <= 1
+
+
+def test_the_processes_share_out_the_images_that_they_validate(sample: Split) -> None:
+    split = first(sample, 31)
+    net = start_run(make_plan(split, epochs=1, batch_size=20), 31, CPU).net
+    shares = []
+
+    class Keep(Ranks):
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            shares.append(values)
+            return sum(shares)
+
+    validate(net, split, Keep(1, 2))
+    assert validate(net, split, Keep(0, 2)) == pytest.approx(validate(net, split, Ranks()))
+    assert [int(share.any(1).sum()) for share in shares] == [15, 16]
 
 
 # ------------------------------------------------------------------------------ a whole run
@@ -424,6 +482,8 @@ def test_the_figures_of_training_are_those_of_its_steps(finished: tuple[Run, Spl
         assert metrics.train_loss == pytest.approx(steps.mean().item())
         assert 0 <= metrics.train_accuracy <= 1
         assert metrics.images_per_second == pytest.approx(800 / metrics.seconds)
+    rates = learning_rates(run.plan.recipe.lr, 8 * 16)
+    assert [metrics.lr for metrics in run.history] == pytest.approx(rates[15::16])
     assert run.history[0].train_accuracy < run.history[-1].train_accuracy > 0.95
     assert run.history[0].train_loss > 3 * run.history[-1].train_loss
 
@@ -440,6 +500,14 @@ def test_history_is_a_table_with_a_row_an_epoch(finished: tuple[Run, Split, Path
     ]  # fmt: skip
     assert [row[0] for row in rows] == [str(epoch) for epoch in range(1, 9)]
     assert [float(row[5]) for row in rows] == [metrics.val_accuracy for metrics in run.history]
+
+
+def test_the_speed_is_that_of_the_images_that_were_shown(sample: Split, tmp_path: Path) -> None:
+    split = first(sample, 45)
+    run = start_run(make_plan(split, epochs=1, batch_size=20), 45, CPU)  # five are left over
+    train(run, split, split, tmp_path, quiet=True)
+    (metrics,) = run.history
+    assert metrics.images_per_second == pytest.approx(40 / metrics.seconds)
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -495,13 +563,37 @@ def test_a_batch_may_be_as_large_as_the_training_split_and_no_larger(sample: Spl
         plan_run("standard", {"batch_size": 101}, 0, "sample", split)
 
 
-def test_what_adam_knows_has_to_be_finite_too(sample: Split) -> None:
+@pytest.mark.parametrize("what", ["a weight", "the average", "what Adam knows"])
+def test_all_that_a_run_goes_on_with_has_to_be_finite(what: str, sample: Split) -> None:
     split = first(sample, 100)
     run = start_run(make_plan(split, epochs=1, batch_size=50), 100, CPU)
     run_epoch(run, split)
     assert is_finite(run)
-    run.optimizer.state[run.net.fc2.bias]["exp_avg_sq"][3] = math.inf
+    known = run.optimizer.state[run.net.fc2.bias]["exp_avg_sq"]
+    tensors = {"a weight": run.net.fc2.bias, "the average": run.averaged.fc2.bias}
+    tensors.get(what, known).data[3] = math.inf
     assert not is_finite(run)
+
+
+@pytest.mark.parametrize("what", ["training loss", "validation loss", "weights"])
+def test_one_figure_that_is_no_number_is_enough_to_end_a_run(
+    what: str, sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_wrongly(*args: Any) -> None:
+        train_epoch(*args)
+        args[4].losses[0] = math.inf
+
+    if what == "training loss":
+        monkeypatch.setattr("mnist_cnn.train.train_epoch", train_wrongly)
+    elif what == "validation loss":
+        monkeypatch.setattr("mnist_cnn.train.validate", lambda *args: (math.inf, 0.5, 1.0))
+    else:
+        monkeypatch.setattr("mnist_cnn.train.is_finite", lambda run: False)
+    split = first(sample, 40)
+    run = start_run(make_plan(split, epochs=2, batch_size=20), 40, CPU)
+    with pytest.raises(Error, match="not finite after epoch 1"):
+        train(run, split, split, tmp_path, quiet=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_of_more_steps_than_last_pt_has_room_for_is_refused(

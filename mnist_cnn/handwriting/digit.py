@@ -33,7 +33,6 @@ THICKENED, THINNED = 2.5, 4.2
 # A piece belongs to a digit if the gap between them is at most REACH of the digit's size, or, if it
 # has more than ALIKE of the digit's weight, of the size of both together.
 REACH, ALIKE = 0.2, 0.15
-FRAMED = 0.45  # of the height of what is around it: from here on a piece is a digit in a frame
 LOOP = 24  # fine pixels: what strokes enclose, from here on, is a loop and not a gap between them
 ONLY_FRAME = "no ink was found but a frame along the picture's edges: cut it off"
 
@@ -52,7 +51,6 @@ def keep_digit(ink: Ink) -> Ink:
         Error: nothing is left.
     """
     labels, boxes, mass = find_pieces(ink)
-    drop_frames(labels, boxes, mass)
     main = int(np.argmax(mass))
     kept, hull = [main], corners(boxes[main])
     waiting = set(np.nonzero(mass >= 0.02 * mass[main])[0].tolist()) - {main}
@@ -71,27 +69,6 @@ def keep_digit(ink: Ink) -> Ink:
         waiting -= set(near)
     digit = marked(labels, kept, len(mass))
     return only(ink, digit, depth_of(ink, digit))
-
-
-def drop_frames(labels: Labels, boxes: Boxes, mass: NDArray[np.float64]) -> None:
-    """Let a box or a circle around the digit, and what lies outside of it, count 0."""
-    main = corners(boxes[np.argmax(mass)])
-    for i in np.argsort(-boxes[:, 3], kind="stable"):
-        if mass[i] > 0 and around(main, corners(boxes[i])) == corners(boxes[i]):
-            inside = enclosed(labels, i)
-            if mass[inside & (boxes[:, 3] > FRAMED * boxes[i, 3])].any():
-                mass[~inside] = 0
-
-
-def enclosed(labels: Labels, piece: int) -> Marks:
-    """Return of each piece, (N,), whether it lies within another one's outline."""
-    mask = (labels == piece).astype(np.uint8)
-    outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(mask, outline, -1, 1, cv2.FILLED)
-    inside = np.zeros(int(labels.max()) + 1, bool)
-    inside[labels[mask > 0]] = True
-    inside[[0, piece]] = False
-    return inside
 
 
 def gaps_to(labels: Labels, kept: Sequence[int], count: int) -> NDArray[np.float64]:

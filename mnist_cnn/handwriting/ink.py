@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_cnn import Error
 from mnist_cnn.handwriting.arrays import Grey, Ink, Mask, Outline, above_surroundings
@@ -16,6 +17,10 @@ CONTRAST = 40  # of 255: the table, or a frame, differs from the sheet by more t
 MANY_EDGES = 100_000  # along the rows of a light or dark region: squared paper has fewer
 SPECK = 8  # pixels: what is smaller than this in such a region is dropped
 MOST_LINES = 2000  # the clearest that are looked at: squared paper has some hundreds
+# Of the height of the hole in a frame: lower pieces are specks; together, digits have more.
+SPECK_IN_FRAME, FRAMED = 0.1, 0.3
+DEEP = 150  # of 255: printed lines are paler than this beside a digit
+REST = 0.05  # of the deep ink: less than this is not left where a frame is erased
 LEFT = 0.2  # of the ink: less than this is not left where a line is erased from behind a digit
 INK = 64  # of 255, after `find_ink`: from here on a pixel belongs to a stroke
 
@@ -118,7 +123,7 @@ def holds_a_digit(outline: Outline, area: float, holes: Sequence[cv2.typing.MatL
     """
     _, _, w, h = cv2.boundingRect(outline)
     tallest = max((max(cv2.boundingRect(hole)[2:]) for hole in holes), default=0)
-    return tallest > 0.2 * min(w, h) and sum(map(cv2.contourArea, holes)) < 0.5 * area
+    return tallest > 0.05 * min(w, h) and sum(map(cv2.contourArea, holes)) < 0.5 * area
 
 
 def stands_out(outline: Outline, grey: Grey) -> bool:
@@ -209,6 +214,7 @@ def remove_lines(ink: Ink) -> Ink:
     an eightieth of the picture; strokes that cross a line are closed again. A single one that is
     nearly all of the ink is no line but a digit.
     """
+    ink = remove_frames(ink)
     thickest = max(ink.shape) // 80
     if thickest < 2:
         return ink  # so coarse a picture has no lines thinner than a stroke
@@ -217,6 +223,56 @@ def remove_lines(ink: Ink) -> Ink:
     thin = mask - np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, square), np.uint8)
     ink = remove_level_lines(ink, thin, thickest)
     return np.transpose(remove_level_lines(ink.T, thin.T, thickest))
+
+
+def remove_frames(ink: Ink) -> Ink:
+    """Erase what is drawn around digits and inside the picture: boxes, tables, rings.
+
+    A frame is a piece with a hole in which other pieces stand that are high enough together. If a
+    digit touches it, it is one piece with the digit: then it is known by its four sides, and erased
+    only along them.
+    """
+    height, width = ink.shape
+    mask = without_specks((ink >= INK).astype(np.uint8))
+    outlines, found = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not outlines:
+        return ink
+    tree = np.asarray(found[0])  # (N, 4): the next beside it, the previous, the first in it, around
+    areas = [cv2.contourArea(outline, oriented=True) for outline in outlines]  # of holes above 0
+    boxes = [cv2.boundingRect(outline) for outline in outlines]
+    frames = np.zeros_like(mask)
+    for hole in np.nonzero(np.array(areas) > 0)[0].tolist():
+        frame = int(tree[hole, 3])
+        x, y, w, h = boxes[frame]
+        if x == 0 or y == 0 or x + w == width or y + h == height:
+            continue  # as squared paper does: see remove_lines
+        heights = np.array([boxes[piece][3] for piece in within(tree, hole)]) / boxes[hole][3]
+        if heights[heights > SPECK_IN_FRAME].sum() > FRAMED:
+            cv2.drawContours(frames, outlines, frame, 1, cv2.FILLED, 8, tree[None], 1)
+        elif areas[hole] > -0.5 * areas[frame] > 0.45 * rectangle(outlines[frame]) and (
+            areas[hole] < 0.9 * rectangle(outlines[hole])  # a digit takes part of it: no square 0
+        ):
+            inside = sum(areas[one] for one in within(tree, frame))
+            pen = (-areas[frame] - inside) / cv2.arcLength(outlines[frame], True)
+            cv2.drawContours(frames, outlines, frame, 1, 2 * int(pen + 1) + 1)
+    rims = cv2.dilate(frames, np.ones((5, 5), np.uint8)) > 0
+    rest = np.where(rims, 0, ink).astype(np.uint8)
+    # Of squared paper that the digit crosses, only specks would be left, or the lines in a 0.
+    deep = ink > DEEP
+    return rest if rest[deep].sum(dtype=float) > REST * ink[deep].sum(dtype=float) else ink
+
+
+def within(tree: NDArray[np.int32], outline: int) -> Iterator[int]:
+    """Yield the outlines directly inside another one: a piece's holes, or the pieces in a hole."""
+    found = int(tree[outline, 2])
+    while found >= 0:
+        yield found
+        found = int(tree[found, 0])
+
+
+def rectangle(outline: cv2.typing.MatLike) -> float:
+    """Return the area of the smallest rectangle, tilted or not, around an outline."""
+    return float(np.prod(cv2.minAreaRect(outline)[1]))
 
 
 def remove_level_lines(ink: Ink, thin: Mask, thickest: int) -> Ink:

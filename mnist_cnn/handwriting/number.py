@@ -19,12 +19,22 @@ FAINT = 0.6  # of the depth of the heaviest part's ink: what has less shines thr
 MOST = 300  # pieces of ink in one picture: a page of digits has fewer, noise has thousands
 # What a cut between two digits costs, what it costs by the share of the height that it cuts
 # through ink, and what a part costs that is broader than a digit, by its width / height.
-CUT, THROUGH, WIDE, BROAD = 0.5, 1.5, 4.0, 1.2
-MOST_CUTS = 10  # places, at most, at which cutting a part is tried
+CUT, THROUGH, WIDE, BROAD = 0.4, 0.5, 4.0, 1.2
+SLOPES = (0.0, -0.2, 0.2, -0.4, 0.4)  # of cuts: columns per row
+LEAN = 0.1  # what a slope of 1 costs a cut, as if it went through so much more of the height
+SLIVER = 0.12  # of the ink between two cuts: a piece with less was left of a neighbour
 
 # Some ink -> how surely each of it is a digit: (N,) in [0, 1].
 Judge: TypeAlias = Callable[[Sequence[Ink]], NDArray[np.float32]]
 Span: TypeAlias = tuple[int, int]  # from which cut to which, counting both ends as cuts
+
+
+class Cut(NamedTuple):
+    """A straight cut: at half the height it is in column x; how much ink it goes through."""
+
+    x: int
+    slope: float
+    through: float
 
 
 class Part(NamedTuple):
@@ -54,25 +64,34 @@ def find_parts(ink: Ink) -> list[Part]:
     """
     labels, boxes, mass = find_pieces(ink)
     mass[touching(labels, boxes) > RIM] = 0
+    short, long = np.sort(boxes[:, 2:], 1).T
+    share = mass / np.maximum(1, 255 * short * long)  # of the box is ink: of a disc pi / 4
+    discs = (share > 0.65) & (share < 0.9) & (short > 0.75 * long)  # punched holes, bullets
+    if mass[~discs].any():
+        mass[discs] = 0
     if not mass.any():
         raise Error(ONLY_FRAME)
-    sides = boxes[:, 2:].max(1)
-    order = np.argsort(sides)
+    _, _, widths, heights = boxes.T
+    order = np.argsort(heights)
     share = np.cumsum(mass[order]) / mass.sum()
-    size = float(sides[order[np.searchsorted(share, 0.5)]])  # half of the ink is in larger pieces
-    large = np.nonzero((mass > 0.03 * mass.max()) & (sides > 0.15 * size))[0]
+    size = float(heights[order[np.searchsorted(share, 0.5)]])  # half of the ink is in higher pieces
+    large = np.nonzero((mass > 0.03 * mass.max()) & (long > 0.15 * size))[0]
     if len(large) > MOST:
         raise Error(
             f"more than {MOST} pieces of ink were found: give a clearer picture, or a part of it"
         )
+    for i in large[(widths[large] > size) | (heights[large] > 2 * size)]:
+        dots = np.argwhere(labels == i).astype(np.int32)
+        if min(cv2.minAreaRect(dots)[1]) < 0.35 * size:
+            large = large[large != i]  # drawn below a sum, or between columns
     pieces = large[np.argsort(-mass[large])]
     x, y, w, h = boxes[pieces].T
     corners = np.stack([x, y, x + w, y + h], axis=1).tolist()
     found = []
     for members, box in group([tuple(box) for box in corners], size):
         left, top, right, bottom = box
-        if longest_side(box) < 0.35 * size:
-            continue  # a speck that belongs to nothing
+        if bottom - top < 0.35 * size:
+            continue  # a speck, or a minus, that belongs to nothing
         rim = 3
         top, left = max(0, top - rim), max(0, left - rim)
         window = np.s_[top : bottom + rim, left : right + rim]
@@ -165,10 +184,9 @@ def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part
     height = max(height, round(usual))  # a low digit may be as broad as two
     if not (0.6 if judge else 1.25) * height < width < 8 * height:
         return [part]
-    columns = (part.ink >= INK).sum(0)
-    cuts = possible_cuts(columns, height)
+    cuts = possible_cuts(part.ink, height)
     last = len(cuts) - 1
-    tolls = [0.0, *(CUT + THROUGH * columns[x] / height for x in cuts[1:-1]), 0.0]
+    tolls = [0.0, *(CUT + THROUGH * cut.through / height for cut in cuts[1:-1]), 0.0]
     spans: dict[Span, Part] = {}
     costs: dict[Span, float] = {}
     path: list[Span] = []
@@ -178,7 +196,9 @@ def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part
         for a in range(last):
             for b in range(a + 1, last + 1):
                 if (a > 0) + (b < last) == sides and tolls[a] + tolls[b] < cost:
-                    span = Part(part.ink[:, cuts[a] : cuts[b]], part.left + cuts[a], part.top)
+                    if sides and cuts[b].x - cuts[a].x > 2 * height:
+                        continue  # as broad as two
+                    span = between(part, cuts[a], cuts[b])
                     if is_high(span.ink, 0.4 * height):
                         found[a, b] = span
         if found:
@@ -191,21 +211,48 @@ def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part
     return [spans[span] for span in path] or [part]
 
 
-def possible_cuts(columns: NDArray[np.int64], height: int) -> list[int]:
-    """Return both ends and the columns, a tenth of the height apart, that hold least ink.
+def possible_cuts(ink: Ink, height: int) -> list[Cut]:
+    """Return both ends and the cuts, a tenth of the height apart, that go through least ink.
+
+    Each leans as suits it best.
 
     Args:
-        columns: how many pixels of each column are ink.
+        ink: to be cut.
         height: of a digit, in pixels.
     """
-    filled = np.nonzero(columns)[0]
-    start, end = int(filled[0]), int(filled[-1]) + 1
+    mask = (ink >= INK).astype(np.uint8)
+    start, _, width, _ = cv2.boundingRect(mask)
+    middle = mask.shape[0] / 2
+    through = []
+    for slope in SLOPES:  # made upright, what leans so is a column
+        upright = np.array([[1, slope, -slope * middle], [0, 1, 0]])
+        columns = cv2.warpAffine(mask, upright, mask.shape[::-1], flags=cv2.INTER_NEAREST).sum(0)
+        through.append(columns + LEAN * abs(slope) * height)
+    least, best = np.min(through, 0), np.argmin(through, 0)
     apart = max(1, height // 10)
     inner: list[int] = []
-    for x in start + apart + np.argsort(columns[start + apart : end - apart], kind="stable"):
-        if len(inner) < MOST_CUTS and all(abs(x - other) >= apart for other in inner):
+    within = least[start + apart : start + width - apart]
+    for x in start + apart + np.argsort(within, kind="stable"):
+        if all(abs(x - other) >= apart for other in inner):
             inner.append(int(x))
-    return [start, *sorted(inner), end]
+    cuts = [Cut(x, SLOPES[best[x]], float(least[x])) for x in sorted(inner)]
+    return [Cut(start, 0, 0), *cuts, Cut(start + width, 0, 0)]
+
+
+def between(part: Part, left: Cut, right: Cut) -> Part:
+    """Return what lies between two cuts, without the slivers that they leave of its neighbours."""
+    reach = int(max(SLOPES) * part.ink.shape[0] / 2) + 1
+    start = max(0, left.x - reach)
+    ink = part.ink[:, start : right.x + reach]
+    y, x = np.ogrid[: ink.shape[0], : ink.shape[1]]
+    y, x = y - ink.shape[0] / 2, x + start
+    there = (x >= left.x - left.slope * y) & (x < right.x - right.slope * y)
+    ink = np.asarray(ink * there, np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((ink >= INK).astype(np.uint8))
+    areas = stats[:, cv2.CC_STAT_AREA]
+    large = areas >= SLIVER * areas[1:].sum()
+    large[0] = True  # the soft rims
+    return Part(np.asarray(ink * large[labels], np.uint8), part.left + start, part.top)
 
 
 def is_high(ink: Ink, height: float) -> bool:
