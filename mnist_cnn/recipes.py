@@ -163,7 +163,6 @@ BEST = Recipe(
         rotate=0.35, shift=0.05, scale=0.2, shear=0.4, elastic=1.2, stroke=1.0
     ),
     fade=0.6,
-    flags=0.1,
     weight_decay=0.05,
 )
 RECIPES = {recipe.name: recipe for recipe in (FAST, STANDARD, BEST)}

@@ -94,7 +94,7 @@ def test_nothing_but_a_frame_or_a_digit_that_touches_it_all_is_told(thickness, t
     if touching:
         cv2.line(picture, (50, 30), (50, 119), 0, 6)
     for make in (prepare, find_digits):
-        with pytest.raises(Error, match="no ink was found but a frame"):
+        with pytest.raises(Error, match="no ink was found except a frame"):
             make(picture)
 
 

@@ -214,8 +214,8 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     (tmp_path / "link.png").symlink_to("pipe.png")
     (tmp_path / "a.png").symlink_to("b.png")
     (tmp_path / "b.png").symlink_to("a.png")
-    assert_refused(tmp_path / "pipe.png", "no regular file")
-    assert_refused(tmp_path / "link.png", "no regular file")
+    assert_refused(tmp_path / "pipe.png", "not a regular file")
+    assert_refused(tmp_path / "link.png", "not a regular file")
     assert_refused(tmp_path / "a.png", "cannot be read")
 
 

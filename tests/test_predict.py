@@ -280,8 +280,8 @@ def write_hostile(folder):
         os.mkfifo(folder / "pipe.png")
         (folder / "a.png").symlink_to("b.png")
         (folder / "b.png").symlink_to("a.png")
-        said |= {"pipe.png": "no regular file", "a.png": "cannot be read"}
-        said |= dict.fromkeys(("/dev/zero", "/dev/stdin", "/dev/random"), "no regular file")
+        said |= {"pipe.png": "not a regular file", "a.png": "cannot be read"}
+        said |= dict.fromkeys(("/dev/zero", "/dev/stdin", "/dev/random"), "not a regular file")
     return said
 
 

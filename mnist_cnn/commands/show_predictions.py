@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         chosen = result.surest_mistakes()[: args.count]
         title = f"{dataset}, test split: the surest of {result.errors} mistakes"
         if len(chosen) < args.count:
-            say(f"the network makes only {result.errors} mistakes on this split")
+            plural = "" if result.errors == 1 else "s"
+            say(f"the network makes only {result.errors} mistake{plural} on this split")
         if not len(chosen):
             return 0
     else:

@@ -34,7 +34,8 @@ THICKENED, THINNED = 2.5, 4.2
 # has more than ALIKE of the digit's weight, of the size of both together.
 REACH, ALIKE = 0.2, 0.15
 LOOP = 24  # fine pixels: what strokes enclose, from here on, is a loop and not a gap between them
-ONLY_FRAME = "no ink was found but a frame along the picture's edges: cut it off"
+NO_INK = "no ink was found in the picture: use a darker pen, or take it from closer"
+ONLY_FRAME = "no ink was found except a frame along the picture's edges: crop it off"
 
 
 # ------------------------------------------------------------------------------ which ink it is
@@ -112,7 +113,7 @@ def find_pieces(ink: Ink) -> tuple[Labels, Boxes, NDArray[np.float64]]:
     mass = np.bincount(labels.ravel(), ink.ravel(), count) * (strong > 0)
     mass[0] = 0
     if not mass.any():
-        raise Error("no ink was found in the picture")
+        raise Error(NO_INK)
     pieces, boxes = np.asarray(labels, np.int32), np.asarray(stats[:, :4], np.int32)
     counted = mass * (1 - touching(pieces, boxes)) ** 4
     for side in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):

@@ -208,13 +208,20 @@ def find_ink(grey: Grey) -> Ink:
 
 
 def remove_lines(ink: Ink) -> Ink:
+    """Erase what is drawn around and behind digits: frames, then ruled lines.
+
+    The frames first: of a box, only the upright sides would be left, as ones.
+    """
+    return remove_ruling(remove_frames(ink))
+
+
+def remove_ruling(ink: Ink) -> Ink:
     """Erase the lines of ruled or squared paper: thin, straight, from edge to edge of the sheet.
 
     Found by the Hough transform, for lines tilted by up to 12 degrees, among what is thinner than
     an eightieth of the picture; strokes that cross a line are closed again. A single one that is
     nearly all of the ink is no line but a digit.
     """
-    ink = remove_frames(ink)
     thickest = max(ink.shape) // 80
     if thickest < 2:
         return ink  # so coarse a picture has no lines thinner than a stroke
@@ -245,7 +252,7 @@ def remove_frames(ink: Ink) -> Ink:
         frame = int(tree[hole, 3])
         x, y, w, h = boxes[frame]
         if x == 0 or y == 0 or x + w == width or y + h == height:
-            continue  # as squared paper does: see remove_lines
+            continue  # as squared paper does: see remove_ruling
         heights = np.array([boxes[piece][3] for piece in within(tree, hole)]) / boxes[hole][3]
         if heights[heights > SPECK_IN_FRAME].sum() > FRAMED:
             cv2.drawContours(frames, outlines, frame, 1, cv2.FILLED, 8, tree[None], 1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mnist_cnn import Error
 from mnist_cnn.handwriting.arrays import Box, Ink, around, cropped, longest_side
-from mnist_cnn.handwriting.digit import ONLY_FRAME, depth_of, find_pieces, only, touching
+from mnist_cnn.handwriting.digit import NO_INK, ONLY_FRAME, depth_of, find_pieces, only, touching
 from mnist_cnn.handwriting.ink import INK
 
 RIM = 0.35  # of the rim of a box: what lies along the picture's edge with more of it is no digit
@@ -99,7 +99,7 @@ def find_parts(ink: Ink) -> list[Part]:
         weight = float(mass[pieces[members]].sum())
         found.append((weight, depth_of(ink[window], marks), window, marks))
     if not found:  # little ink in large pieces, and much in specks
-        raise Error("no ink was found in the picture")
+        raise Error(NO_INK)
     _, usual_depth, _, _ = max(found, key=lambda one: one[0])
     return [
         Part(only(ink[window], marks, depth), window[1].start, window[0].start)

@@ -63,13 +63,13 @@ def read_picture(path: str | os.PathLike[str], room: Room = nullcontext) -> Grey
         if stat.S_ISDIR(kind):
             raise Error(f"{name} is a folder: give a picture file")
         if not stat.S_ISREG(kind):
-            raise Error(f"{name} is no regular file: give a picture file")
+            raise Error(f"{name} is not a regular file: give a picture file")
         with path.open("rb") as file:
             return decode(file, FORMATS, is_of_fair_size, room)
     except (FileNotFoundError, NotADirectoryError):
         raise Error(f"{name} does not exist: check the name") from None
     except PermissionError:
-        raise Error(f"{name} may not be read: check its permissions") from None
+        raise Error(f"{name} cannot be read: check its permissions") from None
     except (OSError, ValueError) as problem:  # links in a circle; a name that is none
         raise Error(f"{name} cannot be read ({one_line(problem)}): check the file") from None
     except MemoryError:
@@ -133,7 +133,7 @@ def describe_damage(path: Path, damage: Damaged) -> str:
     except OSError:
         return f"cannot be read ({damage}): check the file"
     if not head:
-        return "is empty"
+        return "is empty: save it again"
     if head[4:8] == b"ftyp" and head[8:12] in HEIC:
         return "is a HEIC photo, which cannot be read: save or export it as JPEG"
     if isinstance(damage.__cause__, UnidentifiedImageError):
