@@ -142,7 +142,7 @@ STANDARD = Recipe(
         rotate=0.3, shift=0.04, scale=0.18, shear=0.3, elastic=0.9, stroke=0.8
     ),
     fade=0.6,  # distortion as strong as this pays off only if it weakens before training ends
-    flags=0.1,
+    flags=0.15,
     non_digits=0.05,
 )
 BEST = Recipe(
