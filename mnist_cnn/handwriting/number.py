@@ -10,12 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn import Error
-from mnist_cnn.handwriting.arrays import Box, Ink, around, cropped, longest_side
-from mnist_cnn.handwriting.digit import NO_INK, ONLY_FRAME, depth_of, find_pieces, only, touching
+from mnist_cnn.handwriting.arrays import Box, Boxes, Ink, Labels, around, cropped, longest_side
+from mnist_cnn.handwriting.digit import (
+    NO_INK,
+    ONLY_FRAME,
+    depth_of,
+    find_pieces,
+    only,
+    touching,
+)
 from mnist_cnn.handwriting.ink import INK
 
 RIM = 0.35  # of the rim of a box: what lies along the picture's edge with more of it is no digit
 FAINT = 0.6  # of the depth of the heaviest part's ink: what has less shines through, or is a shadow
+LOWEST = 0.35  # of the size of most digits: what is lower, or thinner, is no digit
 MOST = 300  # pieces of ink in one picture: a page of digits has fewer, noise has thousands
 # What a cut between two digits costs, what it costs by the share of the height that it cuts
 # through ink, and what a part costs that is broader than a digit, by its width / height.
@@ -64,33 +72,28 @@ def find_parts(ink: Ink) -> list[Part]:
     """
     labels, boxes, mass = find_pieces(ink)
     mass[touching(labels, boxes) > RIM] = 0
-    short, long = np.sort(boxes[:, 2:], 1).T
-    share = mass / np.maximum(1, 255 * short * long)  # of the box is ink: of a disc pi / 4
-    discs = (share > 0.65) & (share < 0.9) & (short > 0.75 * long)  # punched holes, bullets
+    discs = are_discs(boxes, mass)
     if mass[~discs].any():
         mass[discs] = 0
     if not mass.any():
         raise Error(ONLY_FRAME)
-    _, _, widths, heights = boxes.T
+    heights = boxes[:, 3]
     order = np.argsort(heights)
     share = np.cumsum(mass[order]) / mass.sum()
     size = float(heights[order[np.searchsorted(share, 0.5)]])  # half of the ink is in higher pieces
-    large = np.nonzero((mass > 0.03 * mass.max()) & (long > 0.15 * size))[0]
+    large = np.nonzero((mass > 0.03 * mass.max()) & (boxes[:, 2:].max(1) > 0.15 * size))[0]
     if len(large) > MOST:
         raise Error(
             f"more than {MOST} pieces of ink were found: give a clearer picture, or a part of it"
         )
-    for i in large[(widths[large] > size) | (heights[large] > 2 * size)]:
-        dots = np.argwhere(labels == i).astype(np.int32)
-        if min(cv2.minAreaRect(dots)[1]) < 0.35 * size:
-            large = large[large != i]  # drawn below a sum, or between columns
+    large = large[[not is_rule(labels, boxes[piece], piece, size) for piece in large.tolist()]]
     pieces = large[np.argsort(-mass[large])]
     x, y, w, h = boxes[pieces].T
     corners = np.stack([x, y, x + w, y + h], axis=1).tolist()
     found = []
     for members, box in group([tuple(box) for box in corners], size):
         left, top, right, bottom = box
-        if bottom - top < 0.35 * size:
+        if bottom - top < LOWEST * size:
             continue  # a speck, or a minus, that belongs to nothing
         rim = 3
         top, left = max(0, top - rim), max(0, left - rim)
@@ -106,6 +109,27 @@ def find_parts(ink: Ink) -> list[Part]:
         for _, depth, window, marks in found
         if depth >= FAINT * usual_depth
     ]
+
+
+def are_discs(boxes: Boxes, mass: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return of each piece, (N,), whether it is a filled disc, as punched holes and bullets are."""
+    short, long = np.sort(boxes[:, 2:], 1).T
+    filled = mass / np.maximum(1, 255 * short * long)  # of the box: by a disc pi / 4 of it
+    return np.asarray((filled > 0.65) & (filled < 0.9) & (short > 0.75 * long))
+
+
+def is_rule(labels: Labels, box: NDArray[np.int32], piece: int, size: float) -> bool:
+    """Return whether a piece is a long thin stroke: drawn below a sum, or between columns.
+
+    Args:
+        box: of the piece: left, top, width, height.
+        size: of most digits, in pixels.
+    """
+    _, _, width, height = box
+    if width <= size and height <= 2 * size:
+        return False
+    dots = np.argwhere(labels == piece).astype(np.int32)
+    return min(cv2.minAreaRect(dots)[1]) < LOWEST * size
 
 
 def group(boxes: Sequence[Box], size: float) -> list[tuple[list[int], Box]]:
