@@ -100,6 +100,8 @@ def test_one_doubtful_digit_makes_a_number_doubtful():
     assert (to_json(firm, True)["doubtful"], to_json(weak, True)["doubtful"]) == (False, True)
     assert to_text(firm, True) == "page.png: 00 (each at least 91.0 %)"
     assert to_text(weak, True) == "page.png: 000 (each at least 89.0 %), doubtful"
+    sure = predict.Answer("page.png", readings=[reading(0.9998)])
+    assert to_text(sure, True) == "page.png: 0 (each at least 99.9 %)"
 
 
 def test_probabilities_are_at_the_networks_temperature(cli, sample_checkpoint, tmp_path, digits):

@@ -106,8 +106,9 @@ def to_text(answer: "Answer", number: bool) -> str:
 
     file, mark = printable(answer.file), ", doubtful" if answer.doubtful else ""
     if number:
-        least = min(one.confidence for one in answer.readings)
-        return f"{file}: {answer.number} (each at least {100 * least:.1f} %){mark}"
+        least = 100 * min(one.confidence for one in answer.readings)
+        least = min(least, 99.9)  # no digit is certain, whatever the rounding makes of it
+        return f"{file}: {answer.number} (each at least {least:.1f} %){mark}"
     one = answer.readings[0]
     second = float(one.probabilities[one.runner_up])
     return (
