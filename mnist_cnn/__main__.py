@@ -89,18 +89,16 @@ def main(argv: list[str] | None = None) -> int:
                 return 1
             say(f"error: {what_failed(error)}: check it and try again")
             return 2
-        except (ImportError, AttributeError) as error:
-            why = explain_import(error)
+        except (MemoryError, RuntimeError, ImportError, AttributeError) as error:
+            if process.is_out_of_memory(error):
+                smaller = args.command == "train" and args.resume is None
+                advice = ", or choose a smaller --batch-size" if smaller else ""
+                why = f"out of memory: close other programs{advice}"
+            else:
+                why = explain_import(error)
             if not why:
                 raise
             say(f"error: {why}")
-            return 2
-        except (MemoryError, RuntimeError) as error:
-            if not process.is_out_of_memory(error):
-                raise
-            smaller = args.command == "train" and args.resume is None
-            advice = ", or choose a smaller --batch-size" if smaller else ""
-            say(f"error: out of memory: close other programs{advice}")
             return 2
 
 
@@ -130,11 +128,13 @@ def check_current_folder() -> None:
 
 
 def explain_import(error: Exception) -> str:
-    """Say what to do about a package that cannot be imported; "" for any other error.
+    """Say what to do about a module that is missing or hidden; "" for any other error.
 
     Python looks into the current folder first, where a file called random.py, say, hides its own
     module of that name.
     """
+    if not isinstance(error, (ImportError, AttributeError)):
+        return ""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if "." not in name and file and os.path.dirname(file) == os.getcwd():
@@ -143,8 +143,6 @@ def explain_import(error: Exception) -> str:
             )
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mnist_cnn"):
         return f"{error}: activate the virtual environment, or install with pip install -e ."
-    if isinstance(error, ImportError) and "failed to map" in str(error):  # a library into memory
-        return "out of memory: close other programs"
     return ""
 
 

@@ -257,6 +257,7 @@ OUT_OF_MEMORY = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1000 bytes."),
     MemoryError(),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
 ]
 
 

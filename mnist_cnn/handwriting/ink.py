@@ -25,6 +25,8 @@ LEFT = 0.2  # of the ink: less than this is not left where a line is erased from
 INK = 64  # of 255, after `find_ink`: from here on a pixel belongs to a stroke
 
 Point: TypeAlias = tuple[int, int]  # x, y
+# Of each outline, (N, 4): the next one beside it, the previous, the first inside, the one around.
+Tree: TypeAlias = NDArray[np.int32]
 
 
 # ------------------------------------------------------------------------------ the sheet
@@ -59,10 +61,18 @@ def find_sheet(grey: Grey) -> Outline | None:
             edge = np.asarray(outline, np.int32)
             if not is_rectangle_inside(edge, area, grey.shape):
                 continue
-            holes = [hole for hole, row in zip(outlines, tree[0]) if row[3] == i]
+            holes = [outlines[hole] for hole in within(tree[0], i)]
             if holds_a_digit(edge, area, holes) and stands_out(edge, grey):
                 smallest, sheet = area, edge
     return sheet
+
+
+def within(tree: Tree, outline: int) -> Iterator[int]:
+    """Yield the outlines directly inside another one: a piece's holes, or the pieces in a hole."""
+    found = int(tree[outline, 2])
+    while found >= 0:
+        yield found
+        found = int(tree[found, 0])
 
 
 def light_and_dark(grey: Grey) -> Iterator[Mask]:
@@ -244,7 +254,7 @@ def remove_frames(ink: Ink) -> Ink:
     outlines, found = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     if not outlines:
         return ink
-    tree = np.asarray(found[0])  # (N, 4): the next beside it, the previous, the first in it, around
+    tree = np.asarray(found[0])
     areas = [cv2.contourArea(outline, oriented=True) for outline in outlines]  # of holes above 0
     boxes = [cv2.boundingRect(outline) for outline in outlines]
     frames = np.zeros_like(mask)
@@ -267,14 +277,6 @@ def remove_frames(ink: Ink) -> Ink:
     # Of squared paper that the digit crosses, only specks would be left, or the lines in a 0.
     deep = ink > DEEP
     return rest if rest[deep].sum(dtype=float) > REST * ink[deep].sum(dtype=float) else ink
-
-
-def within(tree: NDArray[np.int32], outline: int) -> Iterator[int]:
-    """Yield the outlines directly inside another one: a piece's holes, or the pieces in a hole."""
-    found = int(tree[outline, 2])
-    while found >= 0:
-        yield found
-        found = int(tree[found, 0])
 
 
 def rectangle(outline: cv2.typing.MatLike) -> float:

@@ -12,8 +12,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
-# What PyTorch's errors say when memory is short, on CPUs and GPUs.
-OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
+# What errors say when memory is short: PyTorch's, on CPUs and GPUs, and that of loading a library.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    "failed to map segment",
+)
 PATIENCE = 5  # seconds between a first Ctrl-C and one that ends the program at once
 LOADING = 1  # seconds for which an interruption waits while modules are loaded
 
@@ -63,15 +69,7 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
         raised = True
         raise KeyboardInterrupt if signals[0] == signal.SIGINT else Terminated
 
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # only this one gets signals
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if sys.platform == "win32":
-            numbers.append(signal.SIGBREAK)
-        for number in numbers:
-            # A program started in the background may ignore Ctrl-C: then it still does.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, handle)
+    before = set_handlers(handle)
     try:
         yield
     finally:
@@ -85,16 +83,28 @@ def end_by_exceptions(restore: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def ending_by_signals() -> Iterator[None]:
     """Let signals end the process at once, while code runs that Python cannot interrupt."""
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, signal.SIG_DFL)
+    before = set_handlers(signal.SIG_DFL)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def set_handlers(handler: Any) -> dict[signal.Signals, Any]:
+    """Handle the signals that ask a program to end; return the handlers that they had.
+
+    A program started in the background may ignore Ctrl-C: then it still does.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only this one gets signals
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform == "win32":
+            numbers.append(signal.SIGBREAK)
+        for number in numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    return before
 
 
 def must_wait(frame: FrameType | None) -> bool:
@@ -193,7 +203,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     text = str(error).lower()
     if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+        isinstance(error, (RuntimeError, ImportError))
+        and any(words in text for words in OUT_OF_MEMORY)
     ):
         return True
     return error.__context__ is not None and is_out_of_memory(error.__context__)
