@@ -48,7 +48,7 @@ class Ranks:
         """Wrap a network so that backward averages its gradients over all processes."""
         if self.world_size == 1:
             return net
-        return DistributedDataParallel(net, broadcast_buffers=False)  # they are constants
+        return DistributedDataParallel(net)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """All-reduce: add a tensor up over all processes, in place, and return it."""
