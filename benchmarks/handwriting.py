@@ -98,7 +98,7 @@ class Reader:
 
     def __init__(self, paths: Sequence[str]) -> None:
         models = [checkpoint.load(path).build_model() for path in paths]
-        self.readers = [make_reader(model, calibrated=False) for model in models]
+        self.readers = [make_reader(model) for model in models]
 
     def right(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return, for each image, the share of the networks that read it right: (N,)."""

@@ -172,7 +172,7 @@ def on_a_used_sheet(picture: Picture, kind: str, chance: np.random.Generator) ->
 
 def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[float, float]:
     """Return the share of numbers that are read right, and that of digits by edit distance."""
-    chance, read = np.random.default_rng(7), make_reader(model, calibrated=False)
+    chance, read = np.random.default_rng(7), make_reader(model)
     right = wrong = length = 0
     for _ in range(count):
         picture, text = number(digits, "apart" if kind in TRACES else kind, chance)

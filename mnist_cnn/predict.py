@@ -102,20 +102,13 @@ def expand_patterns(names: Iterable[str]) -> list[str]:
     return files
 
 
-def make_reader(model: nn.Module, calibrated: bool = True) -> Read:
-    """Return a function from images, uint8 (N, 28, 28), to probabilities (N, 10).
-
-    Args:
-        calibrated: compute them at the network's temperature, as they are shown to people;
-            otherwise at 1. That is for cutting digits apart, where they are weighed against costs
-            (handwriting/number.py) that were chosen at 1.
-    """
+def make_reader(model: nn.Module) -> Read:
+    """Return a function from images, uint8 (N, 28, 28), to probabilities (N, 10)."""
     device = next(model.parameters()).device
 
     def read(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = compute_logits(model, torch.from_numpy(images).to(device))
-        probabilities = to_probabilities(model, logits) if calibrated else logits.softmax(1)
-        found: NDArray[np.float32] = probabilities.cpu().numpy()
+        found: NDArray[np.float32] = to_probabilities(model, logits).cpu().numpy()
         return found
 
     return read
@@ -233,6 +226,7 @@ def read_digits(grey: Grey, model: nn.Module) -> list[Reading]:
     Raises:
         Error: there is no ink in it, or it is in too many pieces.
     """
-    digits = find_digits(grey, make_reader(model, calibrated=False))
-    probabilities = make_reader(model)(np.stack([digit.image for digit in digits]))
+    read = make_reader(model)
+    digits = find_digits(grey, read)
+    probabilities = read(np.stack([digit.image for digit in digits]))
     return [Reading(digit.image, row, digit.box) for digit, row in zip(digits, probabilities)]

@@ -1,5 +1,7 @@
 """Several digits in a picture: each is found, in reading order, and cut from its neighbours."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,21 @@ from pictures import TEN, likeness, page_of
 
 from mnist_cnn import Error
 from mnist_cnn.handwriting import enlarged, find_digits
-from mnist_cnn.handwriting.number import possible_cuts
+from mnist_cnn.handwriting.arrays import cropped
+from mnist_cnn.handwriting.number import (
+    CUT,
+    HOLE,
+    ONE,
+    ROOT,
+    THROUGH,
+    Part,
+    between,
+    cheapest_path,
+    cut_apart,
+    is_high,
+    possible_cuts,
+    price_spans,
+)
 
 
 def test_rows_of_digits_in_reading_order():
@@ -60,12 +76,73 @@ def test_the_network_decides_about_cuts():
     def sees_one_wide_digit(images):
         wide = (images.sum(1) > 0).sum(1) == 20
         high = (images.sum(2) > 0).sum(1) < 16
-        probabilities = np.full((len(images), 10), 1e-9)
-        probabilities[:, 0] = np.where(wide & high, 1.0, 1e-9)
-        return probabilities
+        return sure_of_zeros(np.where(wide & high, 1.0, 0.1))
 
     assert len(find_digits(page, sees_one_wide_digit)) == 1
-    assert len(find_digits(page, lambda images: np.ones((len(images), 10)))) > 1
+    assert len(find_digits(page, lambda images: sure_of_zeros(np.ones(len(images))))) > 1
+
+
+def sure_of_zeros(probabilities):
+    """Of each picture the probability that it is a 0; all others are as likely as each other."""
+    return np.where(np.arange(10) == 0, probabilities[:, None], (1 - probabilities[:, None]) / 9)
+
+
+def test_what_is_a_little_less_sure_is_cut():
+    """A network takes a 3 with a stroke of its neighbour for a 3, and is nearly as sure of it."""
+    page, _ = page_of([[TEN[1], TEN[3]]], gap=-1)
+
+    def nearly_sure_of_both_together(images):
+        wide = (images.sum(1) > 0).sum(1) > 17
+        return sure_of_zeros(np.where(wide, 0.97, 0.9999))
+
+    assert len(find_digits(page, nearly_sure_of_both_together)) == 2
+
+
+def test_what_a_part_costs():
+    def price(height, width, label, sure=1.0, whole=True):
+        ink = np.full((height, width), 255, np.uint8)
+        probabilities = np.full((1, 10), (1 - sure) / 9)
+        probabilities[0, label] = sure
+        (cost,) = price_spans([Part(ink, 0, 0)], 100, lambda inks: probabilities, whole)
+        return cost
+
+    usual = price(100, 70, 0)
+    assert usual == pytest.approx(0, abs=1e-6)
+    roots = np.array([0.91, *[0.01] * 9]) ** (1 / ROOT)
+    assert price(100, 70, 0, sure=0.91) == pytest.approx(-np.log(roots[0] / roots.sum()))
+    assert price(100, 110, 6) > price(100, 90, 6) > price(100, 70, 6) == usual  # too broad
+    assert price(100, 90, 0) == usual  # for a 6, not for a 0
+    assert price(40, 70, 0) > price(60, 70, 0) > price(80, 70, 0) == usual  # too low
+    assert price(100, 30, 1, whole=False) == pytest.approx(price(100, 30, 1) + ONE)
+    assert price(100, 70, 0, whole=False) == usual
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_cheapest_way_is_found_though_not_all_is_judged(seed):
+    page, _ = page_of([[TEN[1], TEN[4], TEN[1], TEN[7]]], gap=-6, side=56)
+    part, judged = Part(250 - page, 0, 0), []
+    height = max(56, cropped(part.ink).shape[0])
+
+    def judge(inks):
+        judged.extend(inks)
+        chances = [np.random.default_rng([seed, int(ink.sum())]).random() for ink in inks]
+        return sure_of_zeros(np.where(np.array(chances) < 0.2, 1.0, 0.1))
+
+    found = cut_apart(part, height, judge)
+    few = len(judged)
+    cuts = possible_cuts(part.ink, height)
+    last = len(cuts) - 1
+    tolls = np.array([CUT + THROUGH * cut.through / height + HOLE * cut.holes for cut in cuts])
+    tolls[[0, last]] = 0
+    spans = {(0, last): part}
+    for a, b in itertools.combinations(range(last + 1), 2):
+        span = between(part, cuts[a], cuts[b])
+        if (a, b) != (0, last) and is_high(span.ink, 0.4 * height):
+            spans[a, b] = span
+    costs = {ends: price_spans([one], height, judge, one is part)[0] for ends, one in spans.items()}
+    path, _ = cheapest_path(costs, tolls)
+    assert [one.box for one in found] == [spans[ends].box for ends in path]
+    assert few < len(spans)
 
 
 def test_noise_is_refused():
@@ -200,3 +277,17 @@ def test_a_cut_leans_where_that_goes_through_less_ink():
     upright = (ink >= 64).sum(0)[60:170].min()
     leaning = min(cut.through for cut in possible_cuts(ink, 160)[1:-1])
     assert leaning < 0.5 * upright
+
+
+def test_a_cut_through_a_hole_costs_more():
+    """A ring beside a stroke: cut between them rather than through the ring."""
+    ink = np.zeros((140, 240), np.uint8)
+    cv2.circle(ink, (80, 70), 50, 255, 4)
+    cv2.line(ink, (130, 20), (130, 120), 255, 4)
+    cuts = possible_cuts(ink, 110)
+    assert {cut.holes for cut in cuts if 45 < cut.x < 115 and cut.slope == 0} == {1}
+    assert cuts[0].holes == cuts[-1].holes == 0
+    cv2.line(ink, (30, 70), (130, 70), 255, 4)  # above each other
+    assert max(cut.holes for cut in possible_cuts(ink, 110)) == 2
+    cv2.line(ink, (30, 70), (130, 70), 0, 4)  # open
+    assert {cut.holes for cut in possible_cuts(ink, 110)} == {0}

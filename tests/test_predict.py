@@ -20,7 +20,7 @@ from PIL import Image
 
 from mnist_cnn import checkpoint, predict
 from mnist_cnn.commands.predict import to_json, to_text
-from mnist_cnn.model import MAX_TEMPERATURE, MIN_TEMPERATURE
+from mnist_cnn.model import MAX_TEMPERATURE
 
 SECONDS = 2  # for any picture, noise too
 BUSY = 3  # times that on a machine that does other things beside
@@ -114,20 +114,6 @@ def test_probabilities_are_at_the_networks_temperature(cli, sample_checkpoint, t
     plain, hot = shown
     np.testing.assert_allclose(hot, np.sqrt(plain) / np.sqrt(plain).sum(1)[:, None], atol=1e-5)
     assert (hot.max(1) < plain.max(1)).all()
-
-
-def test_a_temperature_moves_no_cut_between_digits(cli, sample_checkpoint, tmp_path):
-    """What cuts cost was settled at 1; see number.py."""
-    trained = checkpoint.load(sample_checkpoint)
-    page, _ = page_of([[TEN[4], TEN[7], TEN[3], TEN[8]], [TEN[1], TEN[0], TEN[2]]], gap=-8)
-    Image.fromarray(page).save(tmp_path / "page.png")
-    found = []
-    for temperature in (MIN_TEMPERATURE, 1.0, MAX_TEMPERATURE):
-        checkpoint.save(tmp_path / "x.pt", dataclasses.replace(trained, temperature=temperature))
-        outcome = cli("predict", "page.png", "--number", "--ckpt", "x.pt", "--json")
-        (answer,) = json.loads(outcome.out)
-        found.append([(one["digit"], one["box"]) for one in answer["digits"]])
-    assert found[0] == found[1] == found[2] and len(found[0]) > 1
 
 
 def test_a_number_with_its_boxes(cli, sample_checkpoint, tmp_path):

@@ -141,8 +141,7 @@ def find_digits(grey: Grey, read: Read | None = None) -> list[Digit]:
 
     def judge(inks: Sequence[Ink]) -> NDArray[np.float32]:
         assert read is not None
-        probabilities = read(np.stack([follow(DIGIT, ink) for ink in inks]))
-        return np.asarray(probabilities.max(1))
+        return read(np.stack([follow(DIGIT, ink) for ink in inks]))
 
     usual = float(np.median([cropped(part.ink).shape[0] for part in parts]))
     digits = [one for part in parts for one in cut_apart(part, usual, judge if read else None)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import cv2
@@ -10,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn import Error
-from mnist_cnn.handwriting.arrays import Box, Boxes, Ink, Labels, around, cropped, longest_side
+from mnist_cnn.handwriting.arrays import (
+    Box,
+    Boxes,
+    Ink,
+    Labels,
+    Mask,
+    around,
+    cropped,
+    longest_side,
+)
 from mnist_cnn.handwriting.digit import (
     NO_INK,
     ONLY_FRAME,
@@ -25,24 +35,38 @@ RIM = 0.35  # of the rim of a box: what lies along the picture's edge with more 
 FAINT = 0.6  # of the depth of the heaviest part's ink: what has less shines through, or is a shadow
 LOWEST = 0.35  # of the size of most digits: what is lower, or thinner, is no digit
 MOST = 300  # pieces of ink in one picture: a page of digits has fewer, noise has thousands
-# What a cut between two digits costs, what it costs by the share of the height that it cuts
-# through ink, and what a part costs that is broader than a digit, by its width / height.
-CUT, THROUGH, WIDE, BROAD = 0.4, 0.5, 4.0, 1.2
+
+# What cuts cost, and the parts between them. Lengths are shares of a digit's height.
+CUT = 0.1  # each cut
+THROUGH = 1.0  # for the length that it goes through ink
+HOLE = 0.2  # for each hole that it goes through: most belong to one digit
+BROADER = 2.0  # for a part's width beyond what is usual for its digit, from 0 to 9:
+USUAL = np.array([1.0, 0.5, 1.05, 0.9, 0.9, 1.05, 0.8, 0.85, 0.85, 0.8])
+LOWER, LOW = 6.0, 0.7  # for what a part is lower than LOW
+ONE = 0.1  # a one that is cut off: any upright stroke looks like one
+# The root that is taken of the network's probabilities, so that small differences count: it is
+# nearly as sure of a 3 with a stroke of its neighbour as of a 3.
+ROOT = 3
+
 SLOPES = (0.0, -0.2, 0.2, -0.4, 0.4)  # of cuts: columns per row
 LEAN = 0.1  # what a slope of 1 costs a cut, as if it went through so much more of the height
 SLIVER = 0.12  # of the ink between two cuts: a piece with less was left of a neighbour
 
-# Some ink -> how surely each of it is a digit: (N,) in [0, 1].
+# Some ink -> the probability that each of it is a 0, 1, ... 9: (N, 10).
 Judge: TypeAlias = Callable[[Sequence[Ink]], NDArray[np.float32]]
 Span: TypeAlias = tuple[int, int]  # from which cut to which, counting both ends as cuts
 
 
 class Cut(NamedTuple):
-    """A straight cut: at half the height it is in column x; how much ink it goes through."""
+    """A straight cut: at half the height it is in column x.
+
+    through: how many pixels of ink it goes through. holes: how many holes, as a 0 has one.
+    """
 
     x: int
-    slope: float
-    through: float
+    slope: float = 0.0
+    through: float = 0.0
+    holes: int = 0
 
 
 class Part(NamedTuple):
@@ -196,9 +220,9 @@ def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part
     """Cut digits that touch: over-segmented, then the likeliest path through the pieces.
 
     Every span between two possible cuts is judged; a path costs -log of how surely each of its
-    spans is a digit, more if a span is wider than a digit is, and one for each cut (LeCun et al.
-    1998, section V, heuristic over-segmentation). Spans that could only be part of a path that
-    costs more than one already found are not judged: most digits need no cut.
+    spans is a digit, and more for cuts and for spans of unusual size (LeCun et al. 1998, section V,
+    heuristic over-segmentation). Spans that could only be part of a path that costs more than one
+    already found are not judged.
 
     Args:
         usual: the height of most digits, in pixels.
@@ -209,30 +233,36 @@ def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part
     if not (0.6 if judge else 1.25) * height < width < 8 * height:
         return [part]
     cuts = possible_cuts(part.ink, height)
-    last = len(cuts) - 1
-    tolls = [0.0, *(CUT + THROUGH * cut.through / height for cut in cuts[1:-1]), 0.0]
+    last, inner = len(cuts) - 1, range(1, len(cuts) - 1)
+    tolls = np.zeros(last + 1)
+    tolls[1:-1] = [CUT + THROUGH * cut.through / height + HOLE * cut.holes for cut in cuts[1:-1]]
+    # At least what each way from the left end to a cut costs, and each from there to the right end.
+    before, after = np.zeros(last + 1), np.zeros(last + 1)
     spans: dict[Span, Part] = {}
     costs: dict[Span, float] = {}
-    path: list[Span] = []
-    cost = np.inf
-    for sides in (0, 1, 2):  # first the whole, then what one cut leaves, then what two leave
-        found: dict[Span, Part] = {}
-        for a in range(last):
-            for b in range(a + 1, last + 1):
-                if (a > 0) + (b < last) == sides and tolls[a] + tolls[b] < cost:
-                    if sides and cuts[b].x - cuts[a].x > 2 * height:
-                        continue  # as broad as two
-                    span = between(part, cuts[a], cuts[b])
-                    if is_high(span.ink, 0.4 * height):
-                        found[a, b] = span
+
+    def weigh(candidates: Iterable[Span]) -> None:
+        _, cost = cheapest_path(costs, tolls)
+        found = {}
+        for a, b in candidates:
+            as_broad_as_two = cuts[b].x - cuts[a].x > 2 * height
+            if before[a] + tolls[a] + tolls[b] + after[b] < cost and not as_broad_as_two:
+                span = between(part, cuts[a], cuts[b])
+                if is_high(span.ink, 0.4 * height):
+                    found[a, b] = span
         if found:
-            spans |= found
-            costs |= {
-                (a, b): price + tolls[a]
-                for (a, b), price in zip(found, price_spans(list(found.values()), height, judge))
-            }
-            path, cost = cheapest_path(costs, last)
-    return [spans[span] for span in path] or [part]
+            spans.update(found)
+            costs.update(zip(found, price_spans(list(found.values()), height, judge)))
+
+    spans[0, last] = part
+    costs[0, last] = price_spans([part], height, judge, whole=True)[0]
+    weigh((0, b) for b in inner)
+    before[1:-1] = np.minimum.accumulate([costs.get((0, b), np.inf) for b in inner])
+    weigh((a, last) for a in inner)
+    after[-2:0:-1] = np.minimum.accumulate([costs.get((a, last), np.inf) for a in reversed(inner)])
+    weigh(itertools.combinations(inner, 2))
+    path, _ = cheapest_path(costs, tolls)
+    return [spans[span] for span in path]
 
 
 def possible_cuts(ink: Ink, height: int) -> list[Cut]:
@@ -259,8 +289,22 @@ def possible_cuts(ink: Ink, height: int) -> list[Cut]:
     for x in start + apart + np.argsort(within, kind="stable"):
         if all(abs(x - other) >= apart for other in inner):
             inner.append(int(x))
-    cuts = [Cut(x, SLOPES[best[x]], float(least[x])) for x in sorted(inner)]
-    return [Cut(start, 0, 0), *cuts, Cut(start + width, 0, 0)]
+    holes = label_holes(mask)
+    rows = np.arange(len(mask))
+    cuts = [Cut(start)]
+    for x in sorted(inner):
+        slope = SLOPES[best[x]]
+        columns = np.rint(x - slope * (rows - middle)).astype(int).clip(0, mask.shape[1] - 1)
+        crossed = np.unique(holes[rows, columns])
+        cuts.append(Cut(x, slope, float(least[x]), int((crossed > 0).sum())))
+    return [*cuts, Cut(start + width)]
+
+
+def label_holes(mask: Mask) -> Labels:
+    """Find the holes in ink, as a 0 has one: return 1, 2, ... where they are and 0 elsewhere."""
+    _, labels = cv2.connectedComponents(1 - mask, connectivity=4)
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    return np.asarray(np.where(np.isin(labels, rim), 0, labels), np.int32)
 
 
 def between(part: Part, left: Cut, right: Cut) -> Part:
@@ -285,26 +329,42 @@ def is_high(ink: Ink, height: float) -> bool:
     return bool(stats[1:, cv2.CC_STAT_HEIGHT].max(initial=0) > height)
 
 
-def price_spans(spans: Sequence[Part], height: int, judge: Judge | None) -> list[float]:
-    """Return what each span costs a path, without the cuts at its sides."""
-    widths = np.array([cropped(span.ink).shape[1] for span in spans])
-    if judge:
-        sure = np.asarray(judge([span.ink for span in spans]))
+def price_spans(
+    spans: Sequence[Part], height: int, judge: Judge | None, whole: bool = False
+) -> list[float]:
+    """Return what each span costs a path, without the cuts at its sides.
+
+    Args:
+        height: of a digit, in pixels.
+        whole: whether nothing was cut off them.
+    """
+    heights, widths = np.array([cropped(span.ink).shape for span in spans]).T / height
+    prices = LOWER * np.maximum(0, LOW - heights)
+    if judge is None:
+        prices += np.log(widths / 0.7) ** 2  # the usual proportions
     else:
-        sure = np.exp(-(np.log(widths / height / 0.7) ** 2))  # the usual proportions
-    breadths = [max(0.0, float(width) / height - BROAD) for width in widths]
-    return [-np.log(one) + WIDE * broad for one, broad in zip(sure, breadths)]
+        probabilities = np.asarray(judge([span.ink for span in spans]), np.float64)
+        digits = probabilities.argmax(1)
+        roots = probabilities ** (1 / ROOT)
+        prices -= np.log(roots.max(1) / roots.sum(1))
+        prices += BROADER * np.maximum(0, widths - USUAL[digits])
+        prices += 0 if whole else ONE * (digits == 1)
+    return [float(price) for price in prices]
 
 
-def cheapest_path(costs: dict[Span, float], last: int) -> tuple[list[Span], float]:
-    """Return the spans that lead from cut 0 to the last one at the least cost, and that cost.
+def cheapest_path(costs: dict[Span, float], tolls: NDArray[np.float64]) -> tuple[list[Span], float]:
+    """Return the spans that lead from the first cut to the last at the least cost, and that cost.
 
     No spans and infinity where there is no such path.
+
+    Args:
+        costs: of the spans.
+        tolls: of the cuts; of both ends 0.
     """
-    best: list[tuple[float, list[Span]]] = [(np.inf, []) for _ in range(last + 1)]
+    best: list[tuple[float, list[Span]]] = [(np.inf, []) for _ in tolls]
     best[0] = (0.0, [])
     for a, b in sorted(costs, key=lambda span: (span[1], span[0])):
-        cost = best[a][0] + costs[a, b]
+        cost = best[a][0] + costs[a, b] + tolls[b]
         if cost < best[b][0]:
             best[b] = (cost, [*best[a][1], (a, b)])
-    return best[last][1], best[last][0]
+    return best[-1][1], best[-1][0]
