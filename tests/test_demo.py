@@ -206,6 +206,13 @@ def test_reads_what_is_drawn_after_each_stroke(open_page):
     assert (seen_images(page).max((1, 2)) > 200).all()
 
 
+def test_a_dot_leaves_ink(open_page):
+    page = open_page()
+    draw(page, [(0.5, 0.5)])
+    assert ink_on_paper(page) > 100
+    assert number(page) != ""
+
+
 def test_takes_strokes_back_and_clears_with_one_click(open_page):
     page = open_page()
     draw(page, ONE)

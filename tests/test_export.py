@@ -396,6 +396,13 @@ def test_a_tapped_map_shows_its_filter_the_patch_and_the_sum(
 
 
 @pytest.mark.browser
+def test_a_dot_leaves_ink(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    draw(page, [(0.5, 0.5)])
+    assert answer(page) in "0123456789"
+
+
+@pytest.mark.browser
 def test_it_can_be_used_by_keyboard(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("button", name="Draw a 4").focus()

@@ -24,12 +24,12 @@ function drawStrokes(context, width) {
     const [first, ...rest] = points.map(([x, y]) => [x * width, y * width]);
     context.beginPath();
     context.moveTo(...first);
+    context.lineTo(first[0] + 0.01, first[1]); // a dot: a line of no length leaves none
     // Curves through the middles between the points leave no corners.
     rest.forEach(([x, y], i) => {
       const [nextX, nextY] = rest[i + 1] || [x, y];
       context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
     });
-    if (!rest.length) context.lineTo(...first); // a dot
     context.stroke();
   }
 }

@@ -343,6 +343,7 @@ function drawStroke(context, points, first) {
   context.beginPath();
   const start = points[Math.max(0, first - 1)];
   context.moveTo(start[0] * side, start[1] * side);
+  context.lineTo(start[0] * side + 0.01, start[1] * side); // a dot: a line of no length leaves none
   for (const [x, y] of points.slice(first)) context.lineTo(x * side, y * side);
   context.stroke();
 }
