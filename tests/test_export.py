@@ -403,6 +403,23 @@ def test_a_dot_leaves_ink(open_page: Callable[..., Any]) -> None:
 
 
 @pytest.mark.browser
+def test_a_page_that_a_browser_saved_in_use_works(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page()
+    before = page.locator("body").inner_html()
+    draw(page, *DRAWINGS["3"])
+    page.get_by_role("button", name="Map 6 of convolution 2", exact=True).click()
+    (tmp_path / "page.html").write_text(page.content(), "utf-8")
+    page.reload()
+    page.wait_for_function("!document.querySelector('.hint').hidden")
+    for part in ("<button", "<canvas", 'class="inspector"'):
+        assert page.locator("body").inner_html().count(part) == before.count(part)
+    draw(page, *DRAWINGS["4"])
+    assert answer(page) == "4"
+
+
+@pytest.mark.browser
 def test_it_can_be_used_by_keyboard(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("button", name="Draw a 4").focus()

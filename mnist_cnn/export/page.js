@@ -63,6 +63,9 @@ function makeButton(label, onClick) {
 }
 
 function buildPage() {
+  // A browser that saves a page as it stands on the screen saves these too.
+  const built = "#input > *, .maps > *, #hidden > *, .examples > button, .inspector";
+  for (const old of document.querySelectorAll(built)) old.remove();
   const [conv1, conv2, fc1] = network.layers;
   let weights = 0;
   for (const { filters, inputs } of network.layers) weights += filters * (inputs + 1); // and a bias
