@@ -323,6 +323,23 @@ def test_a_finger_draws_on_a_phone(open_page):
     assert paper.evaluate("canvas => Math.abs(canvas.width - 3 * canvas.clientWidth)") <= 1
 
 
+def shades(page, selector):
+    """The darkest and the lightest grey, 0 to 255, of an element on the screen."""
+    picture = Image.open(io.BytesIO(page.locator(selector).screenshot()))
+    return picture.convert("L").getextrema()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_ink_and_bars_show_in_forced_colours(open_page, scheme):
+    page = open_page(forced_colors="active", color_scheme=scheme, reduced_motion="reduce")
+    draw(page, ONE)
+    assert number(page) == "1"
+    page.add_style_tag(content=".digit li > :not(.bar) { visibility: hidden }")
+    for selector in (".paper canvas", ".digit ol"):
+        darkest, lightest = shades(page, selector)
+        assert lightest - darkest > 90
+
+
 # ---- photos
 
 

@@ -1,6 +1,7 @@
 """The network in a page, in a real headless browser, and in ONNX."""
 
 import dataclasses
+import io
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import Outcome
 from numpy.typing import NDArray
+from PIL import Image
 
 from mnist_cnn import checkpoint, export, handwriting
 from mnist_cnn.__main__ import main
@@ -417,6 +419,16 @@ def test_a_page_that_a_browser_saved_in_use_works(
         assert page.locator("body").inner_html().count(part) == before.count(part)
     draw(page, *DRAWINGS["4"])
     assert answer(page) == "4"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_bars_show_in_forced_colours(open_page: Callable[..., Any], scheme: str) -> None:
+    page = open_page(forced_colors="active", color_scheme=scheme)
+    draw(page, *DRAWINGS["7"])
+    page.add_style_tag(content="#bars span:not(.bar) { visibility: hidden }")
+    picture = Image.open(io.BytesIO(page.locator("#bars").screenshot())).convert("RGB")
+    assert (213, 94, 0) in {colour for _, colour in picture.getcolors(1 << 24)}  # of the likeliest
 
 
 @pytest.mark.browser
