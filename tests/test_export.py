@@ -432,6 +432,32 @@ def test_its_bars_show_in_forced_colours(open_page: Callable[..., Any], scheme: 
 
 
 @pytest.mark.browser
+def test_a_browser_that_is_too_old_is_told_where_it_can_be_read(
+    browser: Any, cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert cli("export", "page.html", "--ckpt", sample_checkpoint).status == 0
+    with browser.new_context(viewport={"width": 360, "height": 640}) as context:
+        page = context.new_page()
+        page.add_init_script("delete window.DecompressionStream")
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_function("document.body.innerText.includes('too old')", timeout=30_000)
+        assert "too old" in page.get_by_role("alert").inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360  # nothing is cut off
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", ["125%", "150%"])
+def test_nothing_is_cut_off_where_letters_are_large(
+    open_page: Callable[..., Any], size: str
+) -> None:
+    page = open_page(viewport={"width": 360, "height": 640})
+    page.add_style_tag(content=f":root {{ font-size: {size} }}")
+    page.get_by_role("button", name="Draw a 7").click()
+    paper, clear = page.locator(".paper").bounding_box(), page.locator("#clear").bounding_box()
+    assert clear["x"] + clear["width"] <= paper["x"] + paper["width"]
+
+
+@pytest.mark.browser
 def test_it_can_be_used_by_keyboard(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("button", name="Draw a 4").focus()

@@ -448,7 +448,8 @@ async function start() {
   try {
     network = await unpack(JSON.parse(find("#network").textContent), find("#weights").textContent);
   } catch (problem) {
-    find("#sure").textContent = "This browser is too old: this page needs one from 2023 or later.";
+    find("#problem").textContent =
+      "This browser is too old: this page needs one from 2023 or later.";
     throw problem;
   }
   buildPage();
