@@ -458,6 +458,22 @@ def test_nothing_is_cut_off_where_letters_are_large(
 
 
 @pytest.mark.browser
+def test_a_stroke_ends_with_its_button(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    box = page.locator("#paper").bounding_box()
+    x, y, side = box["x"], box["y"], box["width"]
+    page.mouse.move(x + 0.3 * side, y + 0.2 * side)
+    page.mouse.down()
+    page.mouse.move(x + 0.3 * side, y + 0.7 * side)
+    page.mouse.down(button="right")
+    page.mouse.up()
+    page.mouse.move(x + 0.8 * side, y + 0.7 * side)
+    page.mouse.up(button="right")
+    settle(page)
+    assert answer(page) == "1"
+
+
+@pytest.mark.browser
 def test_it_can_be_used_by_keyboard(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("button", name="Draw a 4").focus()

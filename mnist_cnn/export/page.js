@@ -433,7 +433,7 @@ function listen() {
     const moves = event.getCoalescedEvents?.() ?? [];
     extendStroke((moves.length ? moves : [event]).map(place));
   });
-  for (const end of ["pointerup", "pointercancel"]) {
+  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
     paper.addEventListener(end, (event) => {
       if (event.pointerId !== pen) return;
       pen = null;
