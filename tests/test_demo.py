@@ -323,6 +323,17 @@ def test_a_finger_draws_on_a_phone(open_page):
     assert paper.evaluate("canvas => Math.abs(canvas.width - 3 * canvas.clientWidth)") <= 1
 
 
+def test_the_paper_stays_sharp_when_the_page_is_zoomed(open_page):
+    page = open_page(viewport={"width": 1920, "height": 900})
+    zoom = page.context.new_cdp_session(page)
+    screen = {"width": 1280, "height": 600, "deviceScaleFactor": 1.5, "mobile": False}
+    zoom.send("Emulation.setDeviceMetricsOverride", screen)
+    page.wait_for_function("devicePixelRatio === 1.5")
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    paper = page.locator(".paper canvas")
+    assert paper.evaluate("canvas => Math.abs(canvas.width - 1.5 * canvas.clientWidth)") <= 1
+
+
 def shades(page, selector):
     """The darkest and the lightest grey, 0 to 255, of an element on the screen."""
     picture = Image.open(io.BytesIO(page.locator(selector).screenshot()))

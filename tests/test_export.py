@@ -474,6 +474,18 @@ def test_a_stroke_ends_with_its_button(open_page: Callable[..., Any]) -> None:
 
 
 @pytest.mark.browser
+def test_the_paper_stays_sharp_when_the_page_is_zoomed(open_page: Callable[..., Any]) -> None:
+    page = open_page(viewport={"width": 1920, "height": 900})
+    zoom = page.context.new_cdp_session(page)
+    screen = {"width": 1280, "height": 600, "deviceScaleFactor": 1.5, "mobile": False}
+    zoom.send("Emulation.setDeviceMetricsOverride", screen)
+    page.wait_for_function("devicePixelRatio === 1.5")
+    settle(page)
+    paper = page.locator("#paper")
+    assert paper.evaluate("canvas => Math.abs(canvas.width - 1.5 * canvas.clientWidth)") <= 1
+
+
+@pytest.mark.browser
 def test_it_can_be_used_by_keyboard(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("button", name="Draw a 4").focus()

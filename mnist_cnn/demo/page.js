@@ -291,4 +291,5 @@ document.addEventListener("drop", (event) => {
 });
 
 new ResizeObserver(draw).observe(paper);
+window.addEventListener("resize", draw); // zooming may change only the sharpness
 show({});

@@ -442,6 +442,7 @@ function listen() {
   }
   find("#clear").addEventListener("click", () => replaceDrawing([]));
   new ResizeObserver(() => setStrokes(strokes)).observe(paper);
+  window.addEventListener("resize", () => setStrokes(strokes)); // zooming may change only sharpness
 }
 
 async function start() {
