@@ -334,6 +334,30 @@ def test_the_paper_stays_sharp_when_the_page_is_zoomed(open_page):
     assert paper.evaluate("canvas => Math.abs(canvas.width - 1.5 * canvas.clientWidth)") <= 1
 
 
+@pytest.mark.parametrize("width", [360, 480, 768, 900, 1280])
+def test_one_digits_bars_are_long_enough_to_be_compared(open_page, width):
+    page = open_page(viewport={"width": width, "height": 700})
+    draw(page, ONE)
+    assert number(page) == "1"
+    assert page.locator(".bar").first.bounding_box()["width"] > 60
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_hint_can_be_read(open_page, scheme):
+    page = open_page(color_scheme=scheme)
+    hint = page.locator(".hint").evaluate("hint => getComputedStyle(hint).color")
+    paper = page.locator(".paper").evaluate("paper => getComputedStyle(paper).backgroundColor")
+    assert contrast(hint, paper) > 4.5
+
+
+def contrast(*colours):
+    """Of two colours as CSS writes them, from 1 to 21 (WCAG 2)."""
+    shares = [np.array([int(n) for n in re.findall(r"\d+", colour)]) / 255 for colour in colours]
+    linear = [np.where(s <= 0.03928, s / 12.92, ((s + 0.055) / 1.055) ** 2.4) for s in shares]
+    darker, lighter = sorted(rgb @ [0.2126, 0.7152, 0.0722] for rgb in linear)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
 def shades(page, selector):
     """The darkest and the lightest grey, 0 to 255, of an element on the screen."""
     picture = Image.open(io.BytesIO(page.locator(selector).screenshot()))

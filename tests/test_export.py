@@ -486,6 +486,13 @@ def test_the_paper_stays_sharp_when_the_page_is_zoomed(open_page: Callable[..., 
 
 
 @pytest.mark.browser
+def test_its_bars_begin_below_one_another(open_page: Callable[..., Any]) -> None:
+    page = open_page(viewport={"width": 360, "height": 640})
+    page.get_by_role("button", name="Draw a 7").click()
+    assert len({bar.bounding_box()["x"] for bar in page.locator("#bars .bar").all()}) == 1
+
+
+@pytest.mark.browser
 def test_it_can_be_used_by_keyboard(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("button", name="Draw a 4").focus()
