@@ -230,14 +230,14 @@ def test_takes_strokes_back_and_clears_with_one_click(open_page):
     assert number(page) == "0"
 
 
-@pytest.mark.parametrize("press", ["Control+z", "Undo", "Clear"])
+@pytest.mark.parametrize("press", ["Control+z", "Control+Z", "Undo", "Clear"])
 def test_what_takes_the_stroke_away_that_is_being_drawn_ends_it(open_page, press):
     page = open_page()
     first, middle, *rest = places(page, ONE)
     page.mouse.move(*first)
     page.mouse.down()
     page.mouse.move(*middle)
-    if press == "Control+z":
+    if press.startswith("Control"):
         page.keyboard.press(press)
     else:  # by another pointer
         page.evaluate("(name) => document.querySelector(name).click()", f".{press.lower()}")
@@ -265,6 +265,18 @@ def test_an_answer_that_comes_late_is_dropped(open_page):
     held.pop().continue_()
     assert number(page) == "10"
     assert page.evaluate("window.numbers") == ["10"]
+
+
+def test_an_answer_that_comes_late_does_not_hide_what_is_wrong_with_a_file(open_page):
+    page = open_page()
+    held = []
+    page.route("**/component_server/", lambda route: held.append(route), times=1)
+    with page.expect_request("**/component_server/"):
+        draw(page, ONE)
+    upload(page, "notes.txt", b"seven")
+    held.pop().continue_()
+    page.wait_for_selector(".result[aria-busy=false]")
+    assert "notes.txt cannot be opened as a picture" in page.locator(ANSWER).inner_text()
 
 
 @pytest.mark.parametrize("failure", ["refused", "busy"])

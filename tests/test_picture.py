@@ -190,6 +190,7 @@ def test_whatever_a_decoder_raises_is_the_files_error(tmp_path, problem):
 
     path = tmp_path / "digit.png"
     path.write_bytes(b"whatever")
+    Image.preinit()  # Pillow would do so when it first opens a picture
     opened, accept = Image.OPEN["PNG"]
     Image.register_open("PNG", Broken, lambda prefix: True)
     try:

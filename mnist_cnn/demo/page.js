@@ -244,7 +244,7 @@ find(".clear").addEventListener("click", () => {
   ask();
 });
 document.addEventListener("keydown", (event) => {
-  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key === "z") undo();
+  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") undo();
 });
 
 // Shrinks a picture file, upright, to what preparation works on; a new picture replaces the old.
@@ -268,6 +268,7 @@ async function open(file) {
     ask();
   } catch {
     if (mine !== opened) return;
+    stale = true; // an answer that comes late is no longer of interest
     show({ error: `${file.name} cannot be opened as a picture: try PNG or JPEG, up to 50 MB.` });
   }
 }
