@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mnist_cnn import Error
+from mnist_cnn.model import CNN
 from mnist_cnn.system.distributed import Ranks, connect, find_ranks
 
 KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -127,6 +128,17 @@ def test_the_others_wait_for_the_first_as_long_as_a_download_may_take(joined: An
     assert dist.get_backend(group) == "gloo"
     options = group._get_backend(torch.device("cpu")).options
     assert options._timeout == timedelta(days=1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_are_shared_without_a_warning(joined: Any) -> None:
+    """Neither of an option that PyTorch is to drop, nor of strides unlike the gradients'."""
+    net = CNN().to(memory_format=torch.channels_last)
+    shared = Ranks(rank=0, world_size=2, local_rank=0).share_gradients(net)
+    shared(torch.rand(2, 1, 28, 28)).sum().backward()
+    first, second = net.conv1.weight, net.conv2.weight
+    assert first.stride() == (25, 25, 5, 1)  # as its gradients come on a GPU
+    assert second.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_fails_on_the_first_is_told_there_and_ends_the_others_in_silence(

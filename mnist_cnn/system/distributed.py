@@ -48,6 +48,11 @@ class Ranks:
         """Wrap a network so that backward averages its gradients over all processes."""
         if self.world_size == 1:
             return net
+        # With one input channel, two kinds of strides mean the same, of which channels_last has
+        # one, and the gradients on a GPU have the other: DistributedDataParallel warns of that.
+        for weight in net.parameters():
+            if weight.dim() == 4 and weight.shape[1] == 1:
+                weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         return DistributedDataParallel(net)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
