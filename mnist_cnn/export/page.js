@@ -151,7 +151,7 @@ function choose(l, f, event) {
   const { pooled } = network.layers[l];
   const again = chosen && chosen.l === l;
   chosen = { l, f, x: 0, y: 0, c: again ? chosen.c : null };
-  if (event.detail) follow(l, f, event);
+  if (event.detail) Object.assign(chosen, pixelUnder(event, l, f));
   else if (shown) { // by keyboard: where the map is brightest
     const map = shown[`maps${l + 1}`].subarray(f * pooled ** 2, (f + 1) * pooled ** 2);
     const brightest = map.indexOf(largestOf(map));
@@ -167,14 +167,18 @@ function choose(l, f, event) {
   explain();
 }
 
-// The pixel under the pointer, on the map that is chosen.
-function follow(l, f, event) {
-  if (chosen?.l !== l || chosen.f !== f) return;
+// The pixel of a map that is under the pointer.
+function pixelUnder(event, l, f) {
   const { left, top, width } = maps[l][f].firstChild.getBoundingClientRect();
   const { pooled } = network.layers[l];
   const place = (share) => Math.min(Math.max(Math.floor(share * pooled), 0), pooled - 1);
-  const x = place((event.clientX - left) / width);
-  const y = place((event.clientY - top) / width);
+  return { x: place((event.clientX - left) / width), y: place((event.clientY - top) / width) };
+}
+
+// On the map that is chosen, the pixel follows the pointer.
+function follow(l, f, event) {
+  if (chosen?.l !== l || chosen.f !== f) return;
+  const { x, y } = pixelUnder(event, l, f);
   if (x === chosen.x && y === chosen.y) return;
   Object.assign(chosen, { x, y });
   explain();
