@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -555,3 +556,328 @@ def test_a_finger_draws_on_a_phone(open_page: Callable[..., Any], scheme: str) -
         return [color, backgroundColor].map((text) => Number(/\\d+/.exec(text)[0]));
     }""")
     assert (text > 200 > 50 > ground) if scheme == "dark" else (text < 50 < 200 < ground)
+
+
+# ------------------------------------------------------------------------------ what it shows
+
+
+def colours_of(page: Any, canvases: str) -> NDArray[np.float64]:
+    """Red, green and blue of every pixel of some canvases of one size, (canvases, pixels, 3)."""
+    values = page.evaluate(
+        """(canvases) => [...document.querySelectorAll(canvases)].map((one) => {
+            const copy = new OffscreenCanvas(one.width, one.height).getContext("2d");
+            copy.drawImage(one, 0, 0);
+            return [...copy.getImageData(0, 0, one.width, one.height).data];
+        })""",
+        canvases,
+    )
+    return np.array(values, float).reshape(len(values), -1, 4)[..., :3]
+
+
+@pytest.mark.browser
+def test_its_pictures_show_the_numbers(open_page: Callable[..., Any]) -> None:
+    """On one scale for all maps of a layer: black is 0, white the largest number."""
+    page = open_page()
+    draw(page, *DRAWINGS["5"])
+    (picture,) = colours_of(page, "#input canvas")
+    np.testing.assert_allclose(picture.mean(1), seen(page).ravel(), atol=0.6)
+    assert (picture.max(1) == picture.min(1)).all()
+    for name, canvases in (
+        ("maps1", "#maps1 canvas"), ("maps2", "#maps2 canvas"), ("hidden", "#hidden canvas"),
+    ):  # fmt: skip
+        values = np.array(page.evaluate(f"Array.from(shown.{name})"))
+        colours = colours_of(page, canvases).reshape(-1, 3)[: len(values)]
+        shares = np.rint(255 * values / values.max()) / 255
+        # Up to a half, ever more blue; from there on, ever more white.
+        blue = np.array([0, 114, 178])
+        to_white = (2 * shares[:, None] - 1) * (255 - blue) + blue
+        expected = np.where(shares[:, None] < 0.5, 2 * shares[:, None] * blue, to_white)
+        np.testing.assert_allclose(colours, expected, atol=1.01, err_msg=name)
+    page.get_by_role("button", name="Clear").click()
+    assert not any(
+        colours_of(page, canvases).any()
+        for canvases in ("#input canvas", "#maps1 canvas", "#maps2 canvas", "#hidden canvas")
+    )
+
+
+@pytest.mark.browser
+def test_its_words_are_those_of_the_network(open_page: Callable[..., Any]) -> None:
+    text = open_page().locator("body").inner_text()
+    for words in (
+        "The network has 215,194 weights and was trained on a sample of MNIST.",
+        "24 filters of 5×5 → 24 maps of 12×12", "32 filters of 24×3×3 → 32 maps of 5×5",
+        "256 sums of all 800 pixels above",
+    ):  # fmt: skip
+        assert words in text
+
+
+@pytest.mark.browser
+def test_bars_and_words_tell_the_same_answer(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.evaluate("network.temperature = 4")  # so that it is not all but sure
+    draw(page, *DRAWINGS["4"])
+    probabilities, logits = (
+        np.array(page.evaluate(f"Array.from(shown.{name})")) for name in ("probabilities", "logits")
+    )
+    best = int(probabilities.argmax())
+    rows = page.locator("#bars li")
+    assert answer(page) == str(best)
+    assert page.locator("#sure").inner_text() == f"{100 * probabilities[best]:.1f} % sure"
+    likeliest = rows.evaluate_all("rows => rows.map((row) => row.className === 'likeliest')")
+    assert likeliest == [number == best for number in range(10)]
+    widths = rows.evaluate_all("rows => rows.map((row) => parseFloat(row.children[1].firstChild"
+                               ".style.width))")  # fmt: skip
+    np.testing.assert_allclose(widths, 100 * probabilities, atol=1e-3)
+    shares = [text.removesuffix(" %") for text in rows.locator(":nth-child(3)").all_inner_texts()]
+    np.testing.assert_allclose(np.array(shares, float), 100 * probabilities, atol=0.051)
+    np.testing.assert_allclose(numbers(rows.locator("> :nth-child(4)")), logits, atol=0.051)
+    assert "Computed and drawn in " in page.locator("#time").inner_text()
+    assert not page.locator(".hint").is_visible()
+    page.evaluate("network.temperature = 0.05")
+    draw(page, [(0.1, 0.1), (0.1, 0.1)])
+    assert page.locator("#sure").inner_text() == "over 99.9 % sure"  # and not 100.0 %
+    page.get_by_role("button", name="Clear").click()
+    texts = page.locator("#sure, #time, #bars li > :nth-child(n+3)").all_inner_texts()
+    assert set(texts) == {""} and page.locator(".hint").is_visible()
+    assert page.get_by_role("status").inner_text() == "The paper is blank."
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("convolution", [1, 2])
+def test_what_is_marked_is_what_the_sum_is_worked_out_from(
+    open_page: Callable[..., Any], convolution: int
+) -> None:
+    page = open_page()
+    draw(page, *DRAWINGS["8"])
+    kernel, below = ((5, "#input"), (3, "#maps1 .map"))[convolution - 1]
+    f, x, y = 6, 2, 3
+    page.get_by_role("button", name=f"Map {f + 1} of convolution {convolution}", exact=True).click(
+        position={"x": 1, "y": 1}
+    )
+    for key, times in (("ArrowRight", x), ("ArrowDown", y)):
+        for _ in range(times):
+            page.keyboard.press(key)
+
+    def marks(of: str) -> Any:
+        """Where the visible marks are, in pixels of the picture or the map that they are in."""
+        return page.locator(f"{of} > .mark:not([hidden])").evaluate_all(
+            """marks => marks.map((mark) => {
+                const { left, top, width, height } = mark.style;
+                const side = mark.previousSibling.width / 100;
+                return [left, top, width, height].map((share) => parseFloat(share) * side);
+            })"""
+        )
+
+    chosen = page.locator(f"#maps{convolution} [aria-pressed=true]")
+    assert chosen.get_attribute("aria-label") == f"Map {f + 1} of convolution {convolution}"
+    own = marks(f"#maps{convolution} .map[aria-pressed=true]")
+    np.testing.assert_allclose(own, [[x, y, 1, 1]], atol=1e-3)
+    inspector = page.get_by_role("region", name="One pixel worked out")
+    channel = 0
+    if convolution == 2:
+        channels = inspector.locator(".channels button")
+        channels.nth(7).click()
+        assert channels.nth(7).get_attribute("aria-pressed") == "true"
+        assert "marked in map 8 above" in inspector.inner_text()
+        channel = 7
+    places = np.array(marks(below))
+    assert len(places) == (1 if convolution == 1 else 24)
+    assert np.ptp(places, axis=0).max() < 1e-3  # at the same place in each
+    left, top, width, height = np.rint(places[0]).astype(int)
+    assert (width, height) == (kernel, kernel)
+    assert (left // 2, top // 2) == (x, y)
+    name, below_side = ("input", 28) if convolution == 1 else ("maps1", 12)
+    values = np.array(page.evaluate(f"Array.from(shown.{name})"))
+    values = values.reshape(-1, below_side, below_side)[channel]
+    patch = numbers(inspector.locator(".patch td"))
+    expected = values[top : top + kernel, left : left + kernel]
+    np.testing.assert_allclose(patch, expected.ravel(), atol=0.0051)
+    if convolution == 2:  # in the picture: all that the patch was computed from
+        np.testing.assert_allclose(marks("#input"), [[2 * left, 2 * top, 10, 10]], atol=1e-3)
+    page.get_by_role("button", name="Clear").click()
+    assert marks("body *") == []
+    assert "Draw a digit to see it worked out" in inspector.inner_text()
+
+
+@pytest.mark.browser
+def test_the_sum_in_words_adds_up(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    draw(page, *DRAWINGS["2"])
+    pattern = (
+        r"All 25 products add up to (\S+); with the bias: (\S+) ([+−]) (\S+) = (\S+)\. "
+        r"The three neighbouring sums \((\S+), (\S+), (\S+)\) are not larger, so pooling keeps it, "
+        r"(and ReLU leaves it as it is|but it is negative: ReLU sets it to 0)\."
+    )
+    signs = set()
+    for f in range(24):
+        page.get_by_role("button", name=f"Map {f + 1} of convolution 1", exact=True).click()
+        text = page.locator(".total").inner_text()
+        found = re.fullmatch(pattern, text)
+        assert found, text
+        products, again, bias, total, *others = (
+            float(one.replace("−", "-")) for one in found.group(1, 2, 4, 5, 6, 7, 8)
+        )
+        assert products == again and bias >= 0
+        signed = -bias if found[3] == "−" else bias
+        assert products + signed == pytest.approx(total, abs=0.016)
+        assert max(others) <= total
+        assert found[9].startswith("but it is negative") == (total < 0) or total == 0
+        signs.add(found[3])
+    assert signs == {"+", "−"}
+    cells = page.locator(".filter td")
+    colours = cells.evaluate_all("cells => cells.map((cell) => cell.getAttribute('style'))")
+    for value, colour in zip(numbers(cells), colours):
+        assert ("orange" if value < 0 else "blue") in colour or value == 0
+
+
+@pytest.mark.browser
+def test_channels_stay_chosen_with_the_next_map_of_the_same_layer(
+    open_page: Callable[..., Any],
+) -> None:
+    page = open_page()
+    draw(page, *DRAWINGS["6"])
+    channels = page.locator(".channels button")
+
+    def tap(f: int, convolution: int) -> list[int]:
+        """Taps a map; the channels that are chosen then."""
+        name = f"Map {f} of convolution {convolution}"
+        page.get_by_role("button", name=name, exact=True).click()
+        pressed = page.locator(".maps [aria-pressed=true]")
+        assert [one.get_attribute("aria-label") for one in pressed.all()] == [name]
+        in_front = page.locator(".inspector").evaluate("one => one.previousElementSibling.id")
+        assert in_front == f"maps{convolution}"
+        states = channels.evaluate_all("all => all.map((one) => one.ariaPressed)")
+        return [i for i, state in enumerate(states) if state == "true"]
+
+    tap(3, 2)
+    channels.nth(20).click()
+    assert tap(4, 2) == [20] and channels.count() == 24
+    assert tap(4, 1) == [] and channels.count() == 0  # there is the picture alone
+    tap(5, 2)
+    assert channels.count() == 24
+    sums = [abs(value) for value in numbers(page.locator(".channels span"))]
+    assert sums[tap(5, 2)[0]] == max(sums)
+    patch, weights = colours_of(page, ".channels canvas").reshape(24, 2, 9, 3).swapaxes(0, 1)
+    values = np.array(page.evaluate("Array.from(network.layers[1].weight)")).reshape(32, 24, 9)
+    visible = weights.max(-1) > 5  # not all but black
+    is_orange = weights[..., 0] > weights[..., 2]
+    assert (is_orange == (values[4] < 0))[visible].all()
+    assert (patch[..., 0] <= patch[..., 2]).all()  # maps are never negative
+
+
+@pytest.mark.browser
+def test_arrow_keys_move_the_pixel_within_the_map(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    draw(page, *DRAWINGS["9"])
+    page.get_by_role("button", name="Map 9 of convolution 1", exact=True).focus()
+    page.keyboard.press("Enter")
+
+    def place() -> tuple[int, ...]:
+        text = page.locator(".where strong").inner_text()
+        return tuple(int(number) - 1 for number in re.findall(r"\d+", text)[1:])
+
+    values = np.array(page.evaluate("Array.from(shown.maps1)")).reshape(24, 12, 12)[8]
+    assert values[place()] == values.max() > 0  # it begins where the map is brightest
+    scrolled = page.evaluate("scrollY")
+    for key, row, column in (
+        ("ArrowUp", 0, None), ("ArrowLeft", 0, 0), ("ArrowDown", 11, 0), ("ArrowRight", 11, 11),
+    ):  # fmt: skip
+        for _ in range(12):
+            page.keyboard.press(key)
+        assert place()[0] == row and column in (None, place()[1])
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("a")
+    assert place() == (10, 10)
+    assert page.evaluate("scrollY") == scrolled
+    page.get_by_role("button", name="Map 10 of convolution 1", exact=True).focus()
+    page.keyboard.press("ArrowUp")  # on a map that is not chosen
+    assert place() == (10, 10)
+
+
+@pytest.mark.browser
+def test_the_pen(open_page: Callable[..., Any]) -> None:
+    """Only the pointer that began a stroke draws it, wherever it goes, until it is lifted."""
+    page = open_page()
+    box = page.locator("#paper").bounding_box()
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def count_ink() -> int:
+        settle(page)
+        return int(page.evaluate("readInk().data.filter((value) => value).length"))
+
+    def dispatch(kind: str, pointer: int, x: float, y: float) -> None:
+        page.evaluate(
+            """([kind, pointerId, clientX, clientY]) => document.querySelector("#paper")
+            .dispatchEvent(new PointerEvent(kind, { pointerId, clientX, clientY, button: 0 }))""",
+            [kind, pointer, *at(x, y)],
+        )
+
+    page.mouse.move(*at(0.2, 0.2))
+    page.mouse.move(*at(0.8, 0.2))
+    page.mouse.down(button="right")
+    page.mouse.move(*at(0.8, 0.4))
+    page.mouse.up(button="right")
+    assert count_ink() == 0
+    page.mouse.move(*at(0.5, 0.2))
+    page.mouse.down()
+    assert count_ink() > 0  # a dot
+    assert not page.locator(".hint").is_visible()
+    page.mouse.move(*at(0.5, 0.6))
+    line = count_ink()
+    for kind in ("pointerdown", "pointermove", "pointerup"):
+        dispatch(kind, 77, 0.1, 0.9)
+    assert count_ink() == line
+    page.mouse.move(*at(1.5, 0.6))  # beyond the paper, and back
+    page.mouse.move(*at(0.9, 0.9))
+    wider = count_ink()
+    assert wider > line
+    page.get_by_role("button", name="Clear").evaluate("button => button.click()")
+    page.mouse.move(*at(0.2, 0.9))
+    page.mouse.up()
+    assert count_ink() == 0
+    draw(page, *DRAWINGS["1"])
+    one = count_ink()
+    page.set_viewport_size({"width": 500, "height": 700})
+    settle(page)
+    assert count_ink() == pytest.approx(one, rel=0.01) and answer(page) == "1"
+    on_paper = """() => {
+        const paper = document.querySelector("#paper");
+        const data = paper.getContext("2d").getImageData(0, 0, paper.width, paper.height).data;
+        return data.filter((value, i) => i % 4 === 3 && value).length / paper.width ** 2;
+    }"""
+    assert page.evaluate(on_paper) == pytest.approx(one / 280**2, rel=0.1)
+
+
+@pytest.mark.browser
+def test_a_cancelled_stroke_ends(open_page: Callable[..., Any]) -> None:
+    """As when the system takes a finger for a gesture of its own."""
+    page = open_page(has_touch=True)
+    touch = page.context.new_cdp_session(page)
+    box = page.locator("#paper").bounding_box()
+    places = [(box["x"] + share * box["width"], box["y"] + 99) for share in (0.2, 0.5)]
+    for kind, (x, y) in zip(("touchStart", "touchMove"), places):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchCancel", "touchPoints": []})
+    settle(page)
+    assert page.get_by_role("status").inner_text().startswith("The network reads a ")
+    page.get_by_role("button", name="Clear").click()
+    draw(page, *DRAWINGS["1"])
+    assert answer(page) == "1"
+
+
+@pytest.mark.browser
+def test_a_browser_that_is_too_old_is_told(
+    browser: Any, cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert cli("export", "page.html", "--ckpt", sample_checkpoint).status == 0
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_selector("#sure:not(:empty)")
+    text = page.locator("#sure").inner_text()
+    context.close()
+    assert text.startswith("This browser is too old")
