@@ -387,6 +387,149 @@ def test_ink_and_bars_show_in_forced_colours(open_page, scheme):
         assert lightest - darkest > 90
 
 
+@pytest.mark.parametrize("button", ["right", None])
+def test_only_a_pressed_first_button_draws(open_page, button):
+    page = open_page()
+    first, *rest = places(page, ONE)
+    page.mouse.move(*first)
+    if button:
+        page.mouse.down(button=button)
+    for place in rest:
+        page.mouse.move(*place)
+    if button:
+        page.mouse.up(button=button)
+    assert ink_on_paper(page) == 0
+    assert page.locator(".hint").is_visible()
+    assert page.locator(".tools button:disabled").count() == 2  # nothing to undo or clear
+
+
+def test_a_click_draws_a_dot_and_what_is_drawn_stays_in_a_smaller_window(open_page):
+    page = open_page()
+    draw(page, [(0.7, 0.7)])
+    dot = ink_on_paper(page)
+    assert dot > 0
+    assert not page.locator(".hint").is_visible()
+    assert page.locator(".tools button:disabled").count() == 0
+    page.set_viewport_size({"width": 500, "height": 600})
+    page.wait_for_function(
+        "() => { const { width, clientWidth } = document.querySelector('.paper canvas');"
+        " return width === clientWidth; }"
+    )
+    assert 0 < ink_on_paper(page) < dot
+
+
+def test_a_stroke_may_leave_the_paper_and_come_back(open_page):
+    page = open_page()
+    first, last = places(page, [(0.9, 0.2), (0.9, 0.8)])
+    page.mouse.move(*first)
+    page.mouse.down()
+    before = ink_on_paper(page)
+    page.mouse.move(last[0] + 300, (first[1] + last[1]) / 2)
+    page.mouse.move(*last)
+    assert ink_on_paper(page) > 2 * before
+    page.mouse.move(last[0] + 300, last[1])
+    page.mouse.up()
+    assert status(page) != "" and page.locator(".number").inner_text() != ""
+
+
+def test_words_and_bars_agree(open_page, model, monkeypatch):
+    page = open_page()
+    monkeypatch.setattr(model, "temperature", 3.0)  # so that it is not all but sure
+    draw(page, ONE)
+    draw(page, ZERO)
+    lines = status(page).splitlines()
+    shares = bars(page)
+    assert [line for line in lines if line] == [
+        "10", f"2 digits, each at least {shares.max(1).min():.1f} % sure"
+    ]  # fmt: skip
+    assert page.locator(".likeliest").all_inner_texts() == [
+        f"{digit}\n{shares[i, digit]:.1f} %" for i, digit in enumerate((1, 0))
+    ]
+    widths = page.locator(".bar > span").evaluate_all("all => all.map((one) => one.style.width)")
+    widths = np.array([float(width.removesuffix("%")) for width in widths]).reshape(-1, 10)
+    assert np.allclose(widths, shares, atol=0.051)
+    labels = page.locator(".digit canvas").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    assert labels == ["What the network sees of the 1", "What the network sees of the 0"]
+    monkeypatch.setattr(model, "temperature", 0.1)
+    page.get_by_role("button", name="Undo").click()
+    assert "More than 99.9 % sure" in status(page)  # and not 100.0 %
+    assert page.locator(".digit").count() == 1
+    draw(page, ZERO)
+    assert "2 digits, each more than 99.9 % sure" in status(page)
+    page.get_by_role("button", name="Clear").click()
+    status(page)
+    assert page.locator(".digit canvas").evaluate("one => one.ariaLabel") == "Nothing to see yet"
+
+
+def boxed(page):
+    """Where the frames and labels of digits are: left, top, right, bottom, in shares."""
+    return page.evaluate("""() => {
+        const paper = document.querySelector(".paper canvas");
+        const { width, height } = paper;
+        const probe = new OffscreenCanvas(1, 1).getContext("2d");
+        probe.fillStyle = getComputedStyle(paper).getPropertyValue("--color-accent");
+        probe.fillRect(0, 0, 1, 1);
+        const accent = probe.getImageData(0, 0, 1, 1).data;
+        const data = paper.getContext("2d").getImageData(0, 0, width, height).data;
+        const found = [];
+        for (let i = 0; i < data.length; i += 4)
+            if (accent.every((value, j) => Math.abs(data[i + j] - value) < 40)) found.push(i / 4);
+        if (!found.length) return null;
+        const [x, y] = [found.map((i) => i % width), found.map((i) => Math.floor(i / width))];
+        const ends = [Math.min(...x), Math.min(...y), Math.max(...x) + 1, Math.max(...y) + 1];
+        return ends.map((end, i) => end / (i % 2 ? height : width));
+    }""")
+
+
+def test_several_digits_are_framed_and_a_single_one_is_not(open_page):
+    page = open_page()
+    draw(page, ONE)
+    status(page)
+    assert boxed(page) is None
+    draw(page, ZERO)
+    status(page)
+    left, top, right, bottom = boxed(page)
+    assert 0.15 < left < 0.2 and 0.72 < right < 0.78  # as wide as both
+    assert 0.09 < top < 0.2 < 0.8 < bottom < 0.85  # and as high, with a label above
+    page.route("**/component_server/", lambda route: route.abort())
+    page.get_by_role("button", name="Undo").click()
+    status(page)
+    assert boxed(page) is None
+
+
+@pytest.mark.parametrize("size", [(600, 1500), (2000, 1000)])
+def test_the_digit_in_a_photo_is_framed_where_it_is(open_page, size):
+    """The photo is larger than what is sent; it is shown as large as fits, in the middle."""
+    width, height = size
+    picture = Image.new("L", size, "white")
+    picture.paste("black", (width // 2 - 30, 400, width // 2 + 30, 800))
+    page = open_page()
+    upload(page, "photo.png", as_png(picture))
+    assert number(page) == "1"
+    left, top, right, bottom = boxed(page)
+    scale = min(1 / width, 0.75 / height)
+    assert (left + right) / 2 == pytest.approx(0.5, abs=0.02)
+    assert right - left == pytest.approx(60 * scale, abs=0.03)
+    above = (0.75 - height * scale) / 2
+    assert bottom == pytest.approx((above + 800 * scale) / 0.75, abs=0.02)
+    label = 16 / page.locator(".paper canvas").bounding_box()["height"]
+    assert top == pytest.approx((above + 400 * scale) / 0.75 - label, abs=0.02)
+    assert page.locator("input").input_value() == ""  # so that it can be chosen again
+    page.get_by_role("button", name="Undo").click()
+    assert "Nothing is drawn yet" in status(page) and ink_on_paper(page) == 0
+
+
+def test_a_frame_at_the_top_has_its_label_below(open_page):
+    picture = Image.new("L", (800, 600), "white")
+    picture.paste("black", (380, 4, 420, 300))
+    page = open_page()
+    upload(page, "photo.png", as_png(picture))
+    assert number(page) == "1"
+    *_, bottom = boxed(page)
+    label = 16 / page.locator(".paper canvas").bounding_box()["height"]
+    assert bottom == pytest.approx(0.5 + label, abs=0.02)
+
+
 # ---- photos
 
 
@@ -440,6 +583,99 @@ def test_says_what_is_wrong_with_a_file_and_goes_on(open_page):
     assert "No ink was found" in status(page)
     draw(page, ONE)
     assert number(page) == "1"
+
+
+DELAYED = """() => {
+    const real = window.createImageBitmap;
+    window.createImageBitmap = (file) =>
+        new Promise((done) => (window.decode = done)).then(() => real(file));
+}"""
+
+
+@pytest.mark.parametrize("content", [as_png(Image.new("L", (99, 99), "white")), b"no picture"])
+@pytest.mark.parametrize("then", ["draw", "Clear", "Undo"])
+def test_a_file_that_is_opened_late_does_not_replace_what_came_after_it(open_page, content, then):
+    page = open_page()
+    draw(page, ONE)
+    draw(page, ONE)
+    status(page)
+    page.evaluate(DELAYED)
+    page.set_input_files("input", {"name": "x", "mimeType": "image/png", "buffer": content})
+    page.wait_for_function("!!window.decode")
+    if then == "draw":
+        draw(page, ZERO)
+    else:
+        page.get_by_role("button", name=then).click()
+    before = status(page)
+    page.evaluate(
+        "async () => { window.decode(); await new Promise((go) => setTimeout(go, 100)); }"
+    )
+    assert status(page) == before
+
+
+def test_the_answer_to_a_photo_is_dropped_where_a_stroke_has_replaced_it(open_page):
+    page = open_page()
+    held = []
+    page.route("**/component_server/", lambda route: held.append(route), times=1)
+    content, _ = sample_digit(3)
+    with page.expect_request("**/component_server/"):
+        file = {"name": "digit.png", "mimeType": "image/png", "buffer": content}
+        page.set_input_files("input", file)
+    assert page.locator(".result").get_attribute("aria-busy") == "true"
+    first, *rest = places(page, ONE)
+    page.mouse.move(*first)
+    page.mouse.down()
+    with page.expect_response("**/component_server/"):
+        held.pop().continue_()
+    assert number(page) == ""
+    for place in rest:
+        page.mouse.move(*place)
+    page.mouse.up()
+    assert number(page) == "1"
+
+
+def test_a_file_of_more_than_50_mb_is_not_opened(open_page):
+    page = open_page()
+    page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            const files = [new File(["x"], "large.png")];
+            Object.defineProperty(files[0], "size", { value: 50e6 + 1 });
+            window.createImageBitmap = () => { throw new Error("it was opened"); };
+            const event = new DragEvent("drop", { bubbles: true, cancelable: true });
+            Object.defineProperty(event, "dataTransfer", { value: { files } });
+            document.body.dispatchEvent(event);
+        }"""
+    )
+    page.wait_for_function("document.querySelector('.comment').innerText.includes('large.png')")
+
+
+def test_text_that_is_dropped_or_pasted_does_nothing(open_page):
+    page = open_page()
+    draw(page, ONE)
+    before = status(page)
+    prevented = page.evaluate("""() => ["dragover", "drop", "paste"].map((kind) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.setData("text/plain", "seven");
+        const options = { bubbles: true, cancelable: true };
+        const event = kind === "paste"
+            ? new ClipboardEvent(kind, { ...options, clipboardData: dataTransfer })
+            : new DragEvent(kind, { ...options, dataTransfer });
+        document.body.dispatchEvent(event);
+        return event.defaultPrevented;
+    })""")
+    assert prevented == [True, True, False]  # or the browser would leave the page for the file
+    assert status(page) == before
+
+
+def test_the_paper_shows_that_something_can_be_dropped(open_page):
+    page = open_page()
+    over = page.evaluate("""() => ["dragover", "dragleave", "dragover", "drop"].map((kind) => {
+        const event = new DragEvent(kind, { dataTransfer: new DataTransfer(), bubbles: true });
+        document.body.dispatchEvent(event);
+        return document.querySelector(".paper").classList.contains("over");
+    })""")
+    assert over == [True, False, True, False]
 
 
 # ---- the server
