@@ -13,7 +13,9 @@ import matplotlib
 import numpy as np
 import pytest
 from conftest import Tiny
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -51,7 +53,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
 
-def features(filters: int, maps: tuple[int, int], classes: list[str], **changes: object) -> Figure:
+def features(
+    filters: int, maps: tuple[int, int], classes: list[str], /, **changes: object
+) -> Figure:
     weights, patch = noise(filters, 5, 5), noise(5, 5)
     given = {
         "image": DIGIT,
@@ -244,6 +248,9 @@ def test_bars_and_the_title_tell_the_answer() -> None:
     assert [bar.get_width() for bar in bars.patches] == pytest.approx(list(probabilities))
     assert [label.get_text() for label in bars.get_yticklabels()] == CLOTHES
     assert "Ankle boot, 91.0%" in bars.get_title()
+    assert bars.get_xlim() == (0, 1) and bars.yaxis_inverted()  # the first class on top
+    colors = [bar.get_facecolor() for bar in bars.patches]
+    assert [same_color(color, visualize.BLUE) for color in colors] == [False] * 9 + [True]
 
 
 @pytest.mark.parametrize("bias", [0.124, -0.126, 0.0, 0.3333])
@@ -279,6 +286,9 @@ def test_dropout_shows_every_pass() -> None:
     bars = [[bar.get_height() for bar in axes.patches] for axes in figure.get_axes()]
     shown = [heights for heights in bars if heights]
     assert np.allclose(shown, [passes[0], *passes])
+    figure = illustrate.draw_dropout(DIGIT, passes[0], passes[:7], DIGITS)
+    assert "7 passes with dropout" in texts(figure)
+    assert [axes.axison for axes in figure.get_axes()[2:]] == [True] * 7 + [False] * 3
 
 
 def test_curves_show_the_rate_of_every_step() -> None:
@@ -329,6 +339,10 @@ def test_reliability_shows_bins_and_counts() -> None:
     points = above.containers[0].lines[0]
     assert list(points.get_xdata()) == [0.4, 0.9] and list(points.get_ydata()) == [0.5, 1.0]
     assert [bar.get_height() for bar in below.patches] == [3, 99]
+    assert below.get_yscale() == "log" and below.get_ylim()[0] < 1  # a bin of one is seen
+    (bars,) = above.containers[0].lines[2]
+    ends = [list(ends[:, 1]) for ends in bars.get_segments()]
+    assert ends == [pytest.approx([0.1, 0.9]), pytest.approx([0.9, 1.0])]
 
 
 def test_matplotlib_is_loaded_when_a_figure_is_drawn() -> None:
@@ -339,3 +353,93 @@ def test_matplotlib_is_loaded_when_a_figure_is_drawn() -> None:
     )
     package = Path(visualize.__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], cwd=package, check=True)
+
+
+# ------------------------------------------------------------------------------ how they show it
+
+
+def test_digits_stand_in_rows_each_with_its_label() -> None:
+    images = pixels(7, 28, 28)
+    labels = [f"${number}$" for number in range(7)]
+    axes = illustrate.draw_digits(list(images), labels, columns=3).get_axes()
+    assert [one.get_title() for one in axes] == [*labels, "", ""]
+    assert [one.axison for one in axes] == [True] * 7 + [False] * 2
+    for one, image in zip(axes, images):
+        (shown,) = one.images
+        assert np.array_equal(shown.get_array(), image)
+        assert np.allclose(shown.to_rgba(np.array([0.0, 1.0]))[:, 0], (1, 0))  # ink is dark
+    places = [one.get_position() for one in axes]
+    assert places[0].x0 < places[1].x0 < places[2].x0 and places[0].y0 > places[3].y1
+    assert len(illustrate.draw_digits(list(images[:2]), labels[:2]).get_axes()) == 2
+
+
+def test_images_are_put_side_by_side_with_a_white_line_between_them() -> None:
+    images = 1 + np.arange(5 * 2 * 3.0).reshape(5, 2, 3)
+    sheet = illustrate.tile(images, 2)
+    assert sheet.shape == (3 * 2 + 2, 2 * 3 + 1)
+    for number, image in enumerate(images):
+        row, column = divmod(number, 2)
+        assert np.array_equal(sheet[3 * row : 3 * row + 2, 4 * column : 4 * column + 3], image)
+    assert np.isfinite(sheet).sum() == images.size  # all else is white
+
+
+def framed(axes: Axes, color: str) -> list[tuple[float, ...]]:
+    """Where frames of a colour are: left, top, width, height."""
+    frames = [one for one in axes.patches if same_color(one.get_edgecolor(), color)]
+    return [(*one.get_xy(), one.get_width(), one.get_height()) for one in frames]
+
+
+def test_the_filter_that_is_worked_out_is_framed_and_so_is_its_map() -> None:
+    figure = features(24, (24, 32), DIGITS, patch=(17, 3, 11))
+    _, filters, _key, *_ = figure.get_axes()
+    maps = [axes for axes in figure.get_axes() if "feature maps" in axes.get_title()]
+    columns = (filters.images[0].get_size()[1] + 1) // 6
+    row, column = divmod(17, columns)
+    assert framed(filters, visualize.ORANGE) == [(6 * column - 0.5, 6 * row - 0.5, 5, 5)]
+    assert len(framed(filters, visualize.PALE)) == 24
+    row, column = divmod(17, 12)  # two rows of twelve
+    assert framed(maps[0], visualize.ORANGE) == [(13 * column - 0.5, 13 * row - 0.5, 12, 12)]
+    assert framed(maps[1], visualize.ORANGE) == []
+    assert [axes.get_title().split()[0] for axes in maps] == ["4", "5"]
+    assert "after convolution 2" in maps[1].get_title()
+    assert maps[1].get_title().endswith("4 x 4")
+    shown = texts(figure)
+    for words in ("number 17, counted from 0", "\n6  the answer", "\n7  probability", "9 x 9 grey"):
+        assert words in f"\n{shown}"
+
+
+def test_blank_is_white_and_the_strongest_response_black() -> None:
+    maps = [3 * pixels(2, 12, 12), np.zeros((3, 4, 4))]
+    figure = features(2, (2, 3), DIGITS, maps=maps)
+    shown = [axes.images[0] for axes in figure.get_axes() if "feature maps" in axes.get_title()]
+    assert np.allclose(shown[0].to_rgba(np.array([0.0, maps[0].max()]))[:, 0], (1, 0))
+    assert np.allclose(shown[1].to_rgba(np.array([0.0]))[:, 0], 1)
+
+
+def test_the_probability_that_is_left_is_bright_and_the_ink_outlined() -> None:
+    occlusion = pixels(28, 28) / 2
+    figure = features(2, (2, 2), DIGITS, occlusion=occlusion, square=5)
+    (axes,) = (one for one in figure.get_axes() if "5 x 5 grey square" in one.get_title())
+    assert np.array_equal(axes.images[0].get_array(), occlusion)
+    assert np.allclose(axes.images[0].to_rgba(np.array([0.0, 1.0]))[:, 0], (0, 1))
+    (outline,) = axes.collections
+    (path,) = outline.get_paths()
+    ends = [*path.get_extents().min, *path.get_extents().max]
+    assert ends == pytest.approx([11.5, 3.5, 15.5, 23.5], abs=0.1)
+
+
+def test_weights_below_and_above_zero_have_one_scale() -> None:
+    weights = np.full((2, 5, 5), -4.0)
+    weights[1] = 1.0
+    _, filters, *_ = features(2, (2, 2), DIGITS, filters=weights, patch=(0, 0, 0)).get_axes()
+    assert filters.images[0].get_clim() == (-4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features(2, (2, 2), DIGITS, filters=np.zeros((2, 5, 5)), patch=(0, 0, 0))
+
+
+def test_figures_are_legible_on_their_colours() -> None:
+    figure = Figure()
+    illustrate.show_numbers(figure.subplots(), np.array([[0.0, 1.0]]), cmap="gray", vmin=0, vmax=1)
+    assert [text.get_color() for text in figure.get_axes()[0].texts] == ["white", "black"]
+    assert illustrate.signed(-0.001) == "0.00" and illustrate.signed(-1.5) == "\u22121.50"
