@@ -1,5 +1,6 @@
 """Where the network runs: the device that is asked for, or one that works."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 import mnist_cnn
 from mnist_cnn import Error
 from mnist_cnn.system import device
-from mnist_cnn.system.device import choose_device, mixed_precision, why_unusable
+from mnist_cnn.system.device import choose_device, first_line, mixed_precision, why_unusable
 
 CPU = torch.device("cpu")
 HERE = torch.accelerator.is_available()
@@ -48,6 +49,36 @@ def test_auto_passes_over_an_accelerator_that_does_not_work(
     assert err.startswith(f"warning: {BROKEN} cannot be used (") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("kind", "local_rank"), [("cuda", 0), ("mps", 1)])
+def test_processes_on_the_cpu_may_be_several(
+    kind: str, local_rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no GPU for any of them, all choose the CPU."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(device, "why_unusable", lambda device: "no memory")
+    assert choose_device("auto", local_rank) == CPU
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("cuda", "cuda:2"), ("cuda:1", "cuda:1"), ("mps", "mps"), ("cpu", "cpu")]
+)
+def test_a_process_takes_the_gpu_of_its_own_number(
+    name: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "why_unusable", lambda device: "")
+    assert str(choose_device(name, local_rank=2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [("", "RuntimeError"), ("one\ntwo", "one"), ("x" * 160, "x" * 160),
+     ("x" * 161, "x" * 159 + "…")],
+)  # fmt: skip
+def test_of_an_error_one_line_of_bounded_length_is_told(message: str, line: str) -> None:
+    assert first_line(RuntimeError(message)) == line
+
+
 def test_more_processes_than_gpus_are_refused_and_not_put_on_the_cpu_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -58,7 +89,9 @@ def test_more_processes_than_gpus_are_refused_and_not_put_on_the_cpu_one_by_one(
         choose_device("auto", local_rank=999)
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:-2", "cuda:999", "meta", "xla"])
+@pytest.mark.parametrize(
+    "name", ["nonsense", "", "cpu:x", "cuda:-2", "cuda:999", "meta", "xla", "mkldnn"]
+)
 def test_a_device_that_is_not_there_is_refused_in_one_line(
     name: str, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -81,6 +114,7 @@ def test_a_bare_cuda_is_the_processs_own_gpu() -> None:
     ("info", "expected"),
     [
         ("flags\t\t: fpu avx512f avx512_bf16 clzero\n", torch.bfloat16),
+        ("model name\t: \xff\nflags\t\t: avx512_bf16\n", torch.bfloat16),  # no UTF-8
         ("flags\t\t: fpu avx512f avx512_bf16_of_another_kind\n", torch.float32),
         ("Features\t: fp asimd bf16\n", torch.float32),  # ARM's: not measured
         (None, torch.float32),  # not Linux
@@ -93,12 +127,16 @@ def test_the_cpu_takes_half_the_bits_only_where_it_has_instructions_for_them(
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     path = tmp_path / "cpuinfo"
     if info is not None:
-        path.write_text(info)
+        path.write_bytes(info.encode("latin-1"))
     monkeypatch.setattr(device, "CPU_INFO", path)
     look = device.cpu_multiplies_bfloat16.__wrapped__  # each time anew
     monkeypatch.setattr(device, "cpu_multiplies_bfloat16", look)
     with mixed_precision(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+    assert isinstance(mixed_precision(torch.device("mps")), contextlib.nullcontext)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with mixed_precision(CPU):  # without the library that uses them
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 def test_a_pytorch_that_does_without_avx512_computes_in_float32() -> None:

@@ -1,6 +1,7 @@
 """What a network does with one image: every number against one worked out another way."""
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,17 +180,23 @@ def test_a_square_on_the_strokes_changes_the_answer(trained: CNN, test_split: Sp
     assert sorted(lowest)[2] < 0.5  # of ten digits; how many it is differs from machine to machine
 
 
-def test_the_map_says_where_the_square_was() -> None:
-    """A network that looks at one pixel alone."""
+@pytest.mark.parametrize(("row", "column"), [(5, 20), (0, 1), (27, 0), (1, 27)])
+def test_the_map_says_where_the_square_was(row: int, column: int) -> None:
+    """A network that looks at one pixel alone, in the middle or at the edge."""
 
     class Looks(nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return torch.stack([pixels[:, 0, 5, 20] * 10, pixels[:, 0, 5, 20] * 0], 1)
+            return torch.stack([pixels[:, 0, row, column] * 10, pixels[:, 0, row, column] * 0], 1)
 
-    covered = occlusion_map(Looks(), torch.zeros(28, 28, dtype=torch.uint8), 0, side=3, grey=255)
+    blank = torch.zeros(28, 28, dtype=torch.uint8)
+    covered = occlusion_map(Looks(), blank, 0, side=3, grey=255)
     expected = torch.full((28, 28), 0.5)
-    expected[4:7, 19:22] = torch.tensor(10.0).sigmoid()
+    expected[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 1 / (1 + math.exp(-10))
     assert torch.allclose(covered, expected)
+    # By default, nine pixels a side, half-way between paper and ink.
+    half = occlusion_map(Looks(), blank, 0)
+    expected[max(0, row - 4) : row + 5, max(0, column - 4) : column + 5] = 1 / (1 + math.exp(-5))
+    assert torch.allclose(half, expected, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------ dropout
@@ -245,7 +252,8 @@ def test_the_loss_along_a_weight_has_the_slope_that_nudging_shows(test_split: Sp
             model.fc2.weight[3, 5] -= change
         return loss.item()
 
-    curve = loss_along_weight(model, batch, "fc2.weight", (3, 5), reach=0.5, points=5)
+    training = copy.deepcopy(model).train()  # dropout is off in any case
+    curve = loss_along_weight(training, batch, "fc2.weight", (3, 5), reach=0.5, points=5)
     weight = model.fc2.weight[3, 5].item()
     assert curve.weight == weight
     assert curve.values == pytest.approx(

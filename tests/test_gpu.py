@@ -25,13 +25,15 @@ CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def test_elsewhere_a_step_is_done_as_it_is() -> None:
+def test_elsewhere_a_step_is_done_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def step(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return images, labels
 
     optimizer = torch.optim.Adam([torch.zeros(1)])
     assert record(step, optimizer, CPU) is step
     assert record(step, optimizer, torch.device("mps")) is step
+    monkeypatch.setattr(torch.version, "hip", "6.4")  # AMD's, which PyTorch calls cuda, too
+    assert record(step, optimizer, torch.device("cuda")) is step
 
 
 def test_elsewhere_no_libraries_are_loaded() -> None:
@@ -46,14 +48,16 @@ def test_libraries_are_loaded_beside_what_is_done_meanwhile(
 ) -> None:
     """And before it goes on, also where that fails."""
     monkeypatch.setattr("torch.cuda.device", lambda device: contextlib.nullcontext())
-    begun, ended = threading.Event(), []
+    loading, begun, ended = threading.Event(), threading.Event(), []
 
     def load(device: torch.device) -> None:
+        loading.set()
         assert begun.wait(10)
         ended.append(device)
 
     device = torch.device("cuda", 3)
     with pytest.raises(ValueError, match="meanwhile"), loading_libraries(device, load):
+        assert loading.wait(10)
         begun.set()
         raise ValueError("meanwhile")
     assert ended == [device]
