@@ -1,6 +1,7 @@
 """The command eval: figures that agree with a calculation of one's own, as a table and as JSON."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def test_json_agrees_with_a_calculation_of_its_own(cli: Callable, sample_checkpo
         logits = model(images[:, None].float() / 255)
     assert answer["errors"] == (logits.argmax(1) != labels).sum().item()
     assert answer["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), 1e-4)
+    out = cli("eval", "--ckpt", sample_checkpoint).out
+    for true, guess, count in re.findall(r"(\d) read as (\d): (\d+)", out):
+        read_so = (labels == int(true)) & (logits.argmax(1) == int(guess))
+        assert read_so.sum().item() == int(count) > 0
 
 
 def test_the_table_says_what_the_json_says(cli: Callable, sample_checkpoint: Path) -> None:
@@ -53,6 +58,8 @@ def test_the_table_says_what_the_json_says(cli: Callable, sample_checkpoint: Pat
         shown = [float(text) for text in row[2:] if text != "%"]
         exact = [100 * expected[key] for key in ("precision", "recall", "f1")]
         assert shown == pytest.approx(exact, abs=0.0051)
+    header, row, *_ = rows[1:]
+    assert header.index("images") + 6 == row.index("100") + 3 and len(row) == len(header)
     confused = [line for line in rows if " read as " in line]
     assert 1 <= len(confused) <= 5
     counts = [int(line.rpartition(":")[2]) for line in confused]

@@ -1,7 +1,10 @@
 """The command show-features: a picture in a file whose name is printed, or a line that says why."""
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +13,12 @@ from conftest import Tiny
 from pictures import claiming
 from PIL import Image, ImageDraw
 
-from mnist_cnn import checkpoint
+from mnist_cnn import checkpoint, illustrate
+from mnist_cnn.data import load_split
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.recipes import RECIPES
+
+GIVEN = list(inspect.signature(illustrate.draw_features).parameters)  # what is drawn
 
 
 def draw_one(path: Path) -> Path:
@@ -75,6 +81,36 @@ def test_a_picture_of_your_own(
     outcome = cli("show-features", "--ckpt", sample_checkpoint, "--image", file)
     assert (outcome.status, outcome.out) == (0, "features.png\n"), outcome.err
     assert (tmp_path / "features.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("options", [(), ("--index", 7)])
+def test_what_is_drawn_is_what_the_network_does(
+    options: tuple[object, ...], cli: Callable, sample_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch, undrawn: None,
+) -> None:  # fmt: skip
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        illustrate, "draw_features", lambda *values: drawn.update(zip(GIVEN, values, strict=True))
+    )
+    trained = replace(checkpoint.load(sample_checkpoint), temperature=3.0)
+    checkpoint.save("warm.pt", trained)
+    assert cli("show-features", "--ckpt", "warm.pt", *options).status == 0
+    index, model = options[1] if options else 0, trained.build_model()
+    images, labels = load_split("sample", "test", "")
+    assert drawn["title"] == f"sample, test split: image {index}, label {labels[index]}"
+    assert np.array_equal(drawn["image"], images[index])
+    with torch.no_grad():
+        logits = model(images[index][None, None] / 255)
+    probabilities = (logits / 3).softmax(1)[0].numpy()
+    np.testing.assert_allclose(drawn["probabilities"], probabilities, atol=1e-5)
+    assert drawn["occlusion"][0, 0] == pytest.approx(probabilities.max(), abs=0.05)
+    number, row, column = drawn["patch"]
+    pixels = images[index][row : row + 5, column : column + 5] / 255
+    np.testing.assert_allclose(drawn["pixels"], (pixels - model.mean) / model.std, atol=1e-5)
+    products = drawn["pixels"] * drawn["filters"][number]
+    assert drawn["bias"] == model.conv1.bias[number].item()
+    assert drawn["response"] == pytest.approx(products.sum() + drawn["bias"], abs=1e-4)
+    assert drawn["square"] == 9 and drawn["window"] is False
 
 
 def test_a_huge_picture_is_refused_in_one_line(

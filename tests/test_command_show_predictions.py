@@ -124,20 +124,25 @@ def test_fewer_mistakes_than_asked_for_is_no_error(
     assert outcome.err == f"the network makes only {mistakes} mistakes on this split\n"
 
 
-def test_no_mistake_at_all_is_said_and_no_error(
-    tiny_mnist: Tiny, cli: Callable, sample_checkpoint: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("mistakes", "words"), [(0, "0 mistakes"), (1, "1 mistake")])
+def test_hardly_a_mistake_is_said_and_no_error(
+    mistakes: int, words: str, tiny_mnist: Tiny, cli: Callable, sample_checkpoint: Path,
+    undrawn: None, tmp_path: Path,
+) -> None:  # fmt: skip
     """A network that takes everything for a 0 makes none where all is one."""
     trained = checkpoint.load(sample_checkpoint)
     weights = {name: torch.zeros_like(value) for name, value in trained.weights.items()}
     weights |= {"std": torch.tensor(1.0), "fc2.bias": torch.eye(10)[0]}
     checkpoint.save(tmp_path / "zero.pt", replace(trained, weights=weights))
-    tiny_mnist.replace(FILES["test"][1], pack_idx(torch.zeros(60)))
+    labels = torch.cat([torch.ones(mistakes), torch.zeros(60 - mistakes)])
+    tiny_mnist.replace(FILES["test"][1], pack_idx(labels))
     tiny_mnist.write(tmp_path / "data")
     outcome = cli("show-predictions", "--ckpt", "zero.pt", "--dataset", "mnist", "--wrong")
-    assert (outcome.status, outcome.out) == (0, "")
-    assert outcome.err == "the network makes only 0 mistakes on this split\n"
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "zero.pt"}
+    assert outcome.status == 0
+    assert outcome.err == f"the network makes only {words} on this split\n"
+    drawn = ["predictions.png"] if mistakes else []
+    assert outcome.out.split() == drawn
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "zero.pt", *drawn}
 
 
 def test_more_images_than_there_are_is_refused(
