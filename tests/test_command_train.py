@@ -17,9 +17,10 @@ from conftest import Tiny, pack_idx
 from interrupt import ctrl_c, stop_after
 from version_1 import LATER, write_as_version_1
 
-from mnist_cnn import checkpoint
+from mnist_cnn import Error, checkpoint
+from mnist_cnn.data import Split
 from mnist_cnn.datasets import FILES, SOURCES
-from mnist_cnn.recipes import RECIPES
+from mnist_cnn.recipes import RECIPES, Recipe
 from mnist_cnn.system.files import lock_folder
 
 if TYPE_CHECKING:
@@ -168,6 +169,30 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run_does_not_cost_the_run(
     )
     resumed = cli("train", "--resume", "checkpoints/last.pt")
     assert resumed.status == 0 and result(resumed.out) == result(cli(*OPTIONS).out)
+
+
+def test_a_disk_that_is_full_before_anything_is_saved_offers_nothing_to_resume(
+    cli: Callable, digits: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        outcome = cli(*OPTIONS, "--quiet")
+    outcome.assert_refused(f"{os.strerror(errno.ENOSPC)}: check it and try again")
+    assert "resume" not in outcome.err
+
+
+def test_what_is_made_beside_the_images_follows_the_seed_and_the_recipe(
+    cli: Callable, digits: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(split: Split, recipe: Recipe, seed: int) -> Split:
+        raise Error(f"{len(split.labels)} images, recipe {recipe.name}, seed {seed}")
+
+    monkeypatch.setattr("mnist_cnn.enrich.enrich", note)
+    outcome = cli(*OPTIONS, "--recipe", "best", "--seed", 3)
+    outcome.assert_refused("200 images, recipe best, seed 3")
 
 
 def test_a_run_that_has_saved_nothing_does_not_offer_the_one_before_it(

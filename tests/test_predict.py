@@ -18,7 +18,7 @@ import pytest
 from pictures import TEN, claiming, enlarged, page_of
 from PIL import Image
 
-from mnist_cnn import checkpoint, predict
+from mnist_cnn import checkpoint, predict, visualize
 from mnist_cnn.commands.predict import to_json, to_text
 from mnist_cnn.model import MAX_TEMPERATURE
 
@@ -188,6 +188,45 @@ def test_what_the_network_saw_is_drawn(cli, sample_checkpoint, tmp_path, digits,
     assert len(outcome.out.splitlines()) == 3
     with Image.open(tmp_path / "seen.png") as picture:
         assert min(picture.size) > 300 and len(picture.convert("L").getcolors()) > 100
+
+
+@pytest.mark.parametrize("number", [[], ["--number"]], ids=["digit", "number"])
+def test_only_the_first_pictures_that_can_be_read_are_drawn(
+    cli, sample_checkpoint, tmp_path, digits, number, undrawn, monkeypatch
+):
+    drawn = []
+    for name in ("draw_inputs", "draw_boxes"):
+        monkeypatch.setattr(visualize, name, lambda names, *rest: drawn.extend(names))
+    (tmp_path / "notes.txt").write_text("seven")
+    names = ["notes.txt", *list(digits) * 7]
+    options = [*names, *number, "--ckpt", sample_checkpoint, "--show-input", "seen.png"]
+    outcome = cli("predict", *options)
+    assert outcome.status == 1 and outcome.err.endswith("\nwrote seen.png\n")
+    assert len(outcome.out.splitlines()) == 21
+    assert drawn == [name for name in names[:20] if name != "notes.txt"]
+    (tmp_path / "seen.png").unlink()
+    options[: len(names)] = ["notes.txt"]
+    outcome = cli("predict", *options)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "seen.png was not written: none of the first pictures" in outcome.err
+    assert not (tmp_path / "seen.png").exists()
+
+
+def test_the_boxes_are_drawn_where_the_digits_are(
+    cli, sample_checkpoint, tmp_path, undrawn, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(visualize, "draw_boxes", lambda *values: drawn.append(values))
+    page, boxes = page_of([[TEN[4], TEN[7]], [TEN[1], TEN[0]]])
+    large = np.kron(page, np.ones((15, 15), np.uint8))  # more than preparation works on
+    Image.fromarray(large).save(tmp_path / "page.png")
+    options = ("--number", "--ckpt", sample_checkpoint, "--show-input", "seen.png")
+    assert cli("predict", "page.png", *options).status == 0
+    ((names, (picture,), (found,), (read,)),) = drawn
+    assert (names, read) == (["page.png"], [4, 7, 1, 0])
+    assert picture.shape[0] < large.shape[0]
+    scale = picture.shape[0] / page.shape[0]
+    assert np.abs(np.array(found) - scale * np.array(boxes)).max() <= 8
 
 
 @pytest.mark.parametrize("number", [[], ["--number"]], ids=["digit", "number"])
