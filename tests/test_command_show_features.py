@@ -83,7 +83,7 @@ def test_a_picture_of_your_own(
     assert (tmp_path / "features.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("options", [(), ("--index", 7)])
+@pytest.mark.parametrize("options", [(), ("--index", 5)])
 def test_what_is_drawn_is_what_the_network_does(
     options: tuple[object, ...], cli: Callable, sample_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch, undrawn: None,

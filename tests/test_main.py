@@ -1,6 +1,7 @@
 """The command line: help without torch, mistakes in one line, results on stdout alone."""
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -18,8 +19,10 @@ from conftest import Outcome
 import mnist_cnn
 from mnist_cnn import __version__, checkpoint
 from mnist_cnn.__main__ import build_parser, main
+from mnist_cnn.commands.options import learning_rate
+from mnist_cnn.commands.shared import what_failed
 from mnist_cnn.datasets import SOURCES
-from mnist_cnn.recipes import RECIPES
+from mnist_cnn.recipes import MAX_RATE, RECIPES
 from mnist_cnn.system.process import Terminated, end_by_exceptions
 
 if TYPE_CHECKING:
@@ -191,6 +194,15 @@ def test_a_mistake_gets_one_line(mistake: str, word: str, cli: Callable, tmp_pat
     cli(*mistake.split()).assert_refused(word)
     assert (tmp_path / "file").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # and nothing has been begun
+
+
+def test_what_a_system_error_is_about_is_said_as_far_as_it_is_known() -> None:
+    assert what_failed(OSError(errno.ENOENT, "No such file", "x.pt")) == "x.pt: No such file"
+    assert what_failed(OSError("timed out")) == "the system: timed out"
+
+
+def test_a_learning_rate_may_be_as_large_as_any_recipe_may_have() -> None:
+    assert learning_rate("1e30") == MAX_RATE
 
 
 DEVICES = ["nonsense", "cuda:-1", "cuda:99", "", "meta", "vulkan"]
@@ -394,7 +406,8 @@ def test_what_cannot_be_printed_is_an_error_in_one_line(arguments: tuple[str, ..
             command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert process.returncode == 2
-    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    why = os.strerror(errno.ENOSPC)
+    assert process.stderr == f"error: the system: {why}: check it and try again\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
