@@ -531,6 +531,18 @@ def test_resuming_finds_the_data_where_it_is_now(
     assert resumed.status == 0
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_resuming_without_the_data_offers_no_other_data_set(
+    split: str, cli: Callable, digits: Tiny, tmp_path: Path
+) -> None:
+    cli(*OPTIONS)
+    for name in FILES[split]:
+        (tmp_path / "data" / digits.dataset / "raw" / name).unlink()
+    outcome = cli("train", "--resume", "checkpoints/last.pt", "--quiet")
+    outcome.assert_refused("connect to the internet, or name a folder", "--data-dir")
+    assert "--dataset" not in outcome.err
+
+
 def test_resuming_into_the_folder_of_another_run_says_that_it_is_replaced(
     cli: Callable, digits: Tiny
 ) -> None:
