@@ -278,6 +278,9 @@ def test_a_row_shows_the_digit_and_its_variants() -> None:
     assert np.allclose(sheet[:28, :28], DIGIT / 255)
     assert np.allclose(sheet[29:57, :28], DIGIT / 255)
     assert np.allclose(sheet[29:57, 58:86], 1 - variants[1])
+    assert framed(axes, visualize.ORANGE) == [(-0.5, -0.5, 28, 28), (-0.5, 28.5, 28, 28)]
+    middles = [row * 29 + 13.5 for row in range(2)]
+    assert list(axes.get_yticks()) == middles  # where the names of the kinds stand
 
 
 def test_dropout_shows_every_pass() -> None:
@@ -412,6 +415,7 @@ def test_blank_is_white_and_the_strongest_response_black() -> None:
     maps = [3 * pixels(2, 12, 12), np.zeros((3, 4, 4))]
     figure = features(2, (2, 3), DIGITS, maps=maps)
     shown = [axes.images[0] for axes in figure.get_axes() if "feature maps" in axes.get_title()]
+    assert shown[0].get_clim() == (0, maps[0].max())
     assert np.allclose(shown[0].to_rgba(np.array([0.0, maps[0].max()]))[:, 0], (1, 0))
     assert np.allclose(shown[1].to_rgba(np.array([0.0]))[:, 0], 1)
 
@@ -421,6 +425,7 @@ def test_the_probability_that_is_left_is_bright_and_the_ink_outlined() -> None:
     figure = features(2, (2, 2), DIGITS, occlusion=occlusion, square=5)
     (axes,) = (one for one in figure.get_axes() if "5 x 5 grey square" in one.get_title())
     assert np.array_equal(axes.images[0].get_array(), occlusion)
+    assert axes.images[0].get_clim() == (0, 1)
     assert np.allclose(axes.images[0].to_rgba(np.array([0.0, 1.0]))[:, 0], (0, 1))
     (outline,) = axes.collections
     (path,) = outline.get_paths()
@@ -433,9 +438,21 @@ def test_weights_below_and_above_zero_have_one_scale() -> None:
     weights[1] = 1.0
     _, filters, *_ = features(2, (2, 2), DIGITS, filters=weights, patch=(0, 0, 0)).get_axes()
     assert filters.images[0].get_clim() == (-4, 4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        features(2, (2, 2), DIGITS, filters=np.zeros((2, 5, 5)), patch=(0, 0, 0))
+    nothing = np.zeros((2, 5, 5))
+    figure = features(2, (2, 2), DIGITS, filters=nothing, patch=(0, 0, 0))
+    _, filters, _key, _patch, one, products, *_ = figure.get_axes()
+    for axes in (filters, one, products):
+        white = axes.images[0].to_rgba(np.array([0.0]))
+        assert np.allclose(white, 1, atol=0.01)
+
+
+@pytest.mark.parametrize(("grey", "scale"), [(-0.42, (-0.42, 1)), (0.5, (0, 1)), (2.8, (0, 2.8))])
+def test_a_patch_of_blank_paper_is_white_and_one_of_ink_is_not(
+    grey: float, scale: tuple[float, float]
+) -> None:
+    figure = Figure()
+    illustrate.add_patch(figure, np.full((5, 5), grey), noise(5, 5), 0.0, 0.0)
+    assert figure.get_axes()[0].images[0].get_clim() == scale
 
 
 def test_figures_are_legible_on_their_colours() -> None:
