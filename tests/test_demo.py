@@ -1,5 +1,6 @@
 """The page to draw on, in a real headless browser, and what stands behind it."""
 
+import asyncio
 import base64
 import importlib.util
 import io
@@ -11,7 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import webbrowser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -716,6 +719,9 @@ def test_missing_or_old_gradio_is_told(monkeypatch):
         Error, match=r"gradio 5\.49\.1 is too old: update it with pip install -U gradio"
     ):
         demo.build_page(lambda url: {})
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__version__="6.7.0"))
+    with pytest.raises(AttributeError):  # new enough: it is asked for more than its version
+        demo.build_page(lambda url: {})
 
 
 @pytest.mark.parametrize(
@@ -783,14 +789,16 @@ def interruptible():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to a process here")
+@pytest.mark.parametrize("screen", [False, True])
 def test_serves_until_ctrl_c_in_this_process(
-    sample_checkpoint, cli, interruptible, closed_loops, monkeypatch
+    sample_checkpoint, cli, interruptible, closed_loops, monkeypatch, screen
 ):
     skip_without_gradio()
     port = free_port()
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there, and none is needed
-    monkeypatch.setenv("SSH_CONNECTION", "elsewhere")  # so that no browser is opened
-    pages = []
+    opened, pages = [], []
+    monkeypatch.setattr(demo, "has_screen", lambda: screen)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
 
     def look_and_press_ctrl_c(seconds):
         """What happens while the program waits for somebody to end it."""
@@ -806,7 +814,32 @@ def test_serves_until_ctrl_c_in_this_process(
     line, *rest = outcome.err.splitlines()
     assert line.startswith(f"draw at http://127.0.0.1:{port} ")
     assert (outcome.status, outcome.out, rest) == (130, "", ["", "interrupted"])
+    assert opened == [f"http://127.0.0.1:{port}"] * screen
     demo.check(port)  # it is free again
+
+
+def test_a_port_that_is_taken_meanwhile_is_told(model):
+    skip_without_gradio()
+    with socket.socket() as other:
+        other.bind((demo.HOST, 0))
+        other.listen()
+        with pytest.raises(Error, match="is in use: choose another one with --port"):
+            demo.start(model, other.getsockname()[1], open_browser=False)
+
+
+def test_a_picture_that_takes_long_does_not_hold_up_the_next():
+    second = threading.Event()
+
+    def answer(url):
+        assert url == "second" or second.wait(10)
+        second.set()
+        return {}
+
+    async def ask_both():
+        ask = demo.in_thread(answer)
+        return await asyncio.gather(ask("first"), ask("second"))
+
+    assert asyncio.run(ask_both()) == [{}, {}]
 
 
 @pytest.mark.slow
@@ -862,6 +895,8 @@ def test_the_answer_is_plain_values(model):
         (as_url(b"GIF89a"), "damaged"),
         (as_url(as_png(Image.effect_noise((90, 90), 50))[:2000]), "damaged"),
         (demo.PREFIX + "A" * demo.MAX_LENGTH, "too large"),
+        (demo.PREFIX.ljust(demo.MAX_LENGTH, "A"), "damaged"),
+        (as_url(as_png(Image.new("1", (demo.MAX_SIDE, 1)))), "no ink"),
         (as_url(as_png(Image.new("1", (demo.MAX_SIDE + 1, 1)))), "too large"),
         (as_url(claiming(9_000, 9_000)), "too large"),
         (as_url(claiming(60_000, 60_000)), "too large"),
@@ -883,3 +918,10 @@ def test_opens_a_browser_only_where_it_can_be_seen(monkeypatch):
     assert demo.has_screen()
     monkeypatch.setenv("SSH_CONNECTION", "there")
     assert not demo.has_screen()
+    monkeypatch.delenv("SSH_CONNECTION")
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert demo.has_screen()
+    monkeypatch.delenv("WAYLAND_DISPLAY")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert demo.has_screen()

@@ -163,6 +163,11 @@ def test_another_origin_is_refused(port, question, origin):
         assert ask_in_vain(port, method, path, question, Origin=origin, **own)[0] == 403
 
 
+def test_what_a_proxy_would_add_changes_nothing(port, question):
+    own = {"Origin": f"https://127.0.0.1:{port}", "Content_Type": "application/json"}
+    assert ask_in_vain(port, "POST", QUESTION, question, X_Forwarded_Proto="https", **own)[0] == 403
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_what_another_page_loads_is_refused_and_its_links_work(port, question, site):
     def load(path, **kind):
@@ -219,6 +224,83 @@ def test_a_websocket_is_closed_at_once():
 
     asyncio.run(guard.Guard(never, ())({"type": "websocket"}, never, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def pass_through_guard(guarding, scope, *messages):
+    """What a guard answers to a request that arrives in these messages."""
+    sent, arriving = [], iter(messages)
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return next(arriving)
+
+    scope = {"type": "http", "scheme": "http", "path": QUESTION, "headers": [], **scope}
+    asyncio.run(guarding(scope, receive, send))
+    return sent
+
+
+def test_a_refusal_says_why_and_ends_the_connection():
+    start, end = pass_through_guard(guard.Guard(None, ()), {"method": "PUT"})
+    assert start["status"] == 405 and (b"connection", b"close") in start["headers"]
+    assert end["body"] == b"this request is not accepted here\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "length", "status"),
+    [("HEAD", "9", None), ("POST", str(MAX_BODY), None), ("POST", str(MAX_BODY + 1), 413),
+     ("POST", "-1", 413), ("POST", "", 413), ("POST", "seven", 413)],
+)  # fmt: skip
+def test_the_length_that_is_announced_is_checked(method, length, status):
+    headers = [(b"content-length", length.encode())]
+    scope = {"scheme": "http", "method": method, "path": QUESTION, "headers": headers}
+    assert (guard.find_problem(scope) or (None,))[0] == status
+
+
+def test_whoever_leaves_gets_no_answer_and_leaves_room():
+    guarding = guard.Guard(None, ())
+    assert pass_through_guard(guarding, {"method": "POST"}, {"type": "http.disconnect"}) == []
+    assert guarding.questions == 0
+
+
+def test_more_at_once_are_refused_until_others_are_answered_or_have_failed():
+    question = json.dumps({"session_hash": "me", "component_id": 1, "fn_name": "answer"})
+    statuses = []
+
+    async def fill():
+        done = asyncio.Event()
+
+        async def fail_when_done(scope, receive, send):
+            await done.wait()
+            raise ValueError("a bug")
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        async def receive():
+            return {"type": "http.request", "body": question.encode()}
+
+        guarding = guard.Guard(fail_when_done, (1,))
+        scope = {"type": "http", "scheme": "http", "path": QUESTION, "headers": []}
+        scope["method"] = "POST"
+        waiting = [asyncio.create_task(guarding(scope, receive, send)) for _ in range(MOST_AT_ONCE)]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(guarding(scope, receive, send), 10)
+        done.set()
+        return guarding, await asyncio.gather(*waiting, return_exceptions=True)
+
+    guarding, results = asyncio.run(fill())
+    assert MOST_AT_ONCE == 16 and [type(result) for result in results] == [ValueError] * 16
+    assert statuses == [503, None]
+    assert guarding.questions == 0
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_pages_of_the_servers_own_are_shown(port, path):
+    """FastAPI has some, which load scripts from the internet."""
+    status, body = ask(port, "GET", path)
+    assert status == 404 or b"Draw a digit" in body
 
 
 @pytest.mark.parametrize(
