@@ -1,6 +1,5 @@
 """The page to draw on, in a real headless browser, and what stands behind it."""
 
-import asyncio
 import base64
 import importlib.util
 import io
@@ -12,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import webbrowser
 from pathlib import Path
@@ -413,12 +411,12 @@ def test_a_click_draws_a_dot_and_what_is_drawn_stays_in_a_smaller_window(open_pa
     assert dot > 0
     assert not page.locator(".hint").is_visible()
     assert page.locator(".tools button:disabled").count() == 0
-    page.set_viewport_size({"width": 500, "height": 600})
+    page.set_viewport_size({"width": 320, "height": 600})
     page.wait_for_function(
         "() => { const { width, clientWidth } = document.querySelector('.paper canvas');"
-        " return width === clientWidth; }"
+        " return width === clientWidth && width < 320; }"
     )
-    assert 0 < ink_on_paper(page) < dot
+    assert ink_on_paper(page) > 0
 
 
 def test_a_stroke_may_leave_the_paper_and_come_back(open_page):
@@ -825,21 +823,6 @@ def test_a_port_that_is_taken_meanwhile_is_told(model):
         other.listen()
         with pytest.raises(Error, match="is in use: choose another one with --port"):
             demo.start(model, other.getsockname()[1], open_browser=False)
-
-
-def test_a_picture_that_takes_long_does_not_hold_up_the_next():
-    second = threading.Event()
-
-    def answer(url):
-        assert url == "second" or second.wait(10)
-        second.set()
-        return {}
-
-    async def ask_both():
-        ask = demo.in_thread(answer)
-        return await asyncio.gather(ask("first"), ask("second"))
-
-    assert asyncio.run(ask_both()) == [{}, {}]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import statistics
+import threading
 import time
 
 import numpy as np
@@ -424,6 +425,21 @@ def test_500_at_once_with_a_slow_one_among_them(port, question, make_question, m
     for i, (status, body) in enumerate(answers):
         if status == 200 and i != 3:
             assert json.loads(body)["number"] == "7"
+
+
+def test_a_picture_that_takes_long_does_not_hold_up_the_next():
+    second = threading.Event()
+
+    def answer(url):
+        assert url == "second" or second.wait(10)
+        second.set()
+        return {}
+
+    async def ask_both():
+        ask = demo.in_thread(answer)
+        return await asyncio.gather(ask("first"), ask("second"))
+
+    assert asyncio.run(ask_both()) == [{}, {}]
 
 
 @pytest.mark.usefixtures("answers_afterwards")
