@@ -411,6 +411,7 @@ def test_a_click_draws_a_dot_and_what_is_drawn_stays_in_a_smaller_window(open_pa
     assert dot > 0
     assert not page.locator(".hint").is_visible()
     assert page.locator(".tools button:disabled").count() == 0
+    status(page)  # whose answer draws the paper anew, too
     page.set_viewport_size({"width": 320, "height": 600})
     page.wait_for_function(
         "() => { const { width, clientWidth } = document.querySelector('.paper canvas');"
