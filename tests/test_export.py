@@ -866,18 +866,3 @@ def test_a_cancelled_stroke_ends(open_page: Callable[..., Any]) -> None:
     page.get_by_role("button", name="Clear").click()
     draw(page, *DRAWINGS["1"])
     assert answer(page) == "1"
-
-
-@pytest.mark.browser
-def test_a_browser_that_is_too_old_is_told(
-    browser: Any, cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
-) -> None:
-    assert cli("export", "page.html", "--ckpt", sample_checkpoint).status == 0
-    context = browser.new_context()
-    page = context.new_page()
-    page.add_init_script("delete window.DecompressionStream")
-    page.goto((tmp_path / "page.html").as_uri())
-    page.wait_for_selector("#sure:not(:empty)")
-    text = page.locator("#sure").inner_text()
-    context.close()
-    assert text.startswith("This browser is too old")
