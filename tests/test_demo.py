@@ -493,7 +493,6 @@ def test_several_digits_are_framed_and_a_single_one_is_not(open_page):
     left, top, right, bottom = boxed(page)
     assert 0.15 < left < 0.2 and 0.72 < right < 0.78  # as wide as both
     assert 0.09 < top < 0.2 < 0.8 < bottom < 0.85  # and as high, with a label above
-    page.route("**/component_server/", lambda route: route.abort())
     page.get_by_role("button", name="Undo").click()
     status(page)
     assert boxed(page) is None
@@ -643,7 +642,7 @@ def test_a_file_of_more_than_50_mb_is_not_opened(open_page):
             const dataTransfer = new DataTransfer();
             const files = [new File(["x"], "large.png")];
             Object.defineProperty(files[0], "size", { value: 50e6 + 1 });
-            window.createImageBitmap = () => { throw new Error("it was opened"); };
+            window.createImageBitmap = () => new Promise(() => {}); // and then no word comes
             const event = new DragEvent("drop", { bubbles: true, cancelable: true });
             Object.defineProperty(event, "dataTransfer", { value: { files } });
             document.body.dispatchEvent(event);
