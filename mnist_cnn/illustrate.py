@@ -66,20 +66,16 @@ def draw_augmentations(image: Image, kinds: Mapping[str, Image]) -> "Figure":
 
     Args:
         image: the digit as it is in the data set.
-        kinds: by the name of the kind of augmentation, the varied images: (N, 28, 28).
+        kinds: by the name of the kind of augmentation, the varied images: (N, 28, 28) each.
     """
-    count = max(len(images) for images in kinds.values())
+    columns = 1 + len(next(iter(kinds.values())))
     height, width = image.shape
-    blank = np.full(image.shape, np.nan)
-    sheet: list[Floats] = []
-    for images in kinds.values():
-        row = [scale_to_one(one) for one in (image, *images)]
-        sheet += [*row, *[blank] * (count + 1 - len(row))]
-    figure = new_figure(10, 9 / (count + 1) * len(kinds) * height / width + 0.5)
+    sheet = [scale_to_one(one) for images in kinds.values() for one in (image, *images)]
+    figure = new_figure(10, 9 / columns * len(kinds) * height / width + 0.5)
     axes = figure.subplots()
-    axes.imshow(tile(sheet, count + 1), cmap="gray_r", vmin=0, vmax=1)
-    firsts = range(0, len(sheet), count + 1)
-    frame_tiles(axes, image.shape, count + 1, firsts, ORANGE)
+    axes.imshow(tile(sheet, columns), cmap="gray_r", vmin=0, vmax=1)
+    firsts = range(0, len(sheet), columns)
+    frame_tiles(axes, image.shape, columns, firsts, ORANGE)
     axes.set_xticks([])
     middles = [row * (height + 1) + (height - 1) / 2 for row in range(len(kinds))]
     axes.set_yticks(middles, list(kinds), fontsize=11)
@@ -206,7 +202,7 @@ def draw_features(
     for step, (part, some) in enumerate(zip(middle, maps)):
         axes = part.subplots()
         shown = map_columns(len(some))
-        axes.imshow(tile(some, shown), cmap="gray_r", vmin=0, vmax=max(float(some.max()), 1e-9))
+        axes.imshow(tile(some, shown), cmap="gray_r", vmin=0, vmax=float(some.max()))
         frame_tiles(axes, some.shape[1:], shown, range(len(some)), PALE)
         if step == 0:
             frame_tiles(axes, some.shape[1:], shown, [number], ORANGE)
