@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import math
 import re
 import sys
@@ -255,7 +256,7 @@ DRAWINGS: dict[str, list[Points]] = {
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("kind", ["sample", "wide"])
+@pytest.mark.parametrize("kind", ["sample", pytest.param("wide", marks=pytest.mark.slow)])
 def test_its_logits_are_those_of_pytorch(
     open_page: Callable[..., Any],
     sample_checkpoint: Path,
@@ -303,32 +304,35 @@ def test_it_tells_no_temperature_where_none_was_fitted(
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_and_predict_agree_on_what_the_mouse_draws(
     open_page: Callable[..., Any],
     cli: Callable[..., Outcome],
     sample_checkpoint: Path,
     tmp_path: Path,
+    every: int,
 ) -> None:
+    """Of the ten digits in three sizes, every fourth or all."""
     page = open_page()
     page.evaluate("document.querySelector('.paper').style.borderRadius = 0")
     # At full size the pen is thin for MNIST, at a third of it thick: strokes are mended.
     sizes = {"large": (1.0, 0.5, 0.5), "middle": (0.6, 0.4, 0.55), "small": (0.35, 0.7, 0.3)}
     answers, differences = {}, []
-    for digit, strokes in DRAWINGS.items():
-        for size, place in sizes.items():
-            page.get_by_role("button", name="Clear").click()
-            draw(page, *scaled(strokes, *place))
-            file = tmp_path / f"{digit}-{size}.png"
-            page.locator("#paper").screenshot(path=file)
-            answers[file.name] = answer(page)
-            prepared = handwriting.prepare(handwriting.read_picture(file)).image
-            differences.append(np.abs(seen(page) - prepared).mean())
+    for digit, size in list(itertools.product(DRAWINGS, sizes))[::every]:
+        page.get_by_role("button", name="Clear").click()
+        draw(page, *scaled(DRAWINGS[digit], *sizes[size]))
+        file = tmp_path / f"{digit}-{size}.png"
+        page.locator("#paper").screenshot(path=file)
+        answers[file.name] = answer(page)
+        prepared = handwriting.prepare(handwriting.read_picture(file)).image
+        differences.append(np.abs(seen(page) - prepared).mean())
     # Where a digit's centre is half a pixel off, either neighbour may be taken: there they differ.
     assert np.median(differences) < 2 and max(differences) < 25  # of 255
     outcome = cli("predict", *sorted(tmp_path.glob("*.png")), "--ckpt", sample_checkpoint)
     lines = (line.split(": ") for line in outcome.out.splitlines())
     assert {Path(file).name: text[0] for file, text in lines} == answers
-    assert sum(name.startswith(read) for name, read in answers.items()) >= 27, answers  # of 30
+    right = sum(name.startswith(read) for name, read in answers.items())
+    assert right >= 0.9 * len(answers) - 1, answers
 
 
 @pytest.mark.browser
@@ -423,13 +427,15 @@ def test_a_page_that_a_browser_saved_in_use_works(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_its_bars_show_in_forced_colours(open_page: Callable[..., Any], scheme: str) -> None:
-    page = open_page(forced_colors="active", color_scheme=scheme)
+def test_its_bars_show_in_forced_colours(open_page: Callable[..., Any]) -> None:
+    page = open_page(forced_colors="active")
     draw(page, *DRAWINGS["7"])
     page.add_style_tag(content="#bars span:not(.bar) { visibility: hidden }")
-    picture = Image.open(io.BytesIO(page.locator("#bars").screenshot())).convert("RGB")
-    assert (213, 94, 0) in {colour for _, colour in picture.getcolors(1 << 24)}  # of the likeliest
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        picture = Image.open(io.BytesIO(page.locator("#bars").screenshot())).convert("RGB")
+        colours = {colour for _, colour in picture.getcolors(1 << 24)}
+        assert (213, 94, 0) in colours  # of the likeliest
 
 
 @pytest.mark.browser
@@ -447,15 +453,13 @@ def test_a_browser_that_is_too_old_is_told_where_it_can_be_read(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("size", ["125%", "150%"])
-def test_nothing_is_cut_off_where_letters_are_large(
-    open_page: Callable[..., Any], size: str
-) -> None:
+def test_nothing_is_cut_off_where_letters_are_large(open_page: Callable[..., Any]) -> None:
     page = open_page(viewport={"width": 360, "height": 640})
-    page.add_style_tag(content=f":root {{ font-size: {size} }}")
     page.get_by_role("button", name="Draw a 7").click()
-    paper, clear = page.locator(".paper").bounding_box(), page.locator("#clear").bounding_box()
-    assert clear["x"] + clear["width"] <= paper["x"] + paper["width"]
+    for size in ("125%", "150%"):
+        page.add_style_tag(content=f":root {{ font-size: {size} }}")
+        paper, clear = page.locator(".paper").bounding_box(), page.locator("#clear").bounding_box()
+        assert clear["x"] + clear["width"] <= paper["x"] + paper["width"]
 
 
 @pytest.mark.browser
