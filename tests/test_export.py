@@ -439,6 +439,16 @@ def test_its_bars_show_in_forced_colours(open_page: Callable[..., Any]) -> None:
 
 
 @pytest.mark.browser
+def test_a_dark_page_is_printed_dark_on_light(open_page: Callable[..., Any]) -> None:
+    page = open_page(color_scheme="dark")
+    ink = "getComputedStyle(document.querySelector('h2')).color"
+    on_screen = page.evaluate(ink)
+    page.emulate_media(media="print")
+    assert max(map(int, re.findall(r"\d+", page.evaluate(ink)))) < 100
+    assert min(map(int, re.findall(r"\d+", on_screen))) > 150
+
+
+@pytest.mark.browser
 def test_a_browser_that_is_too_old_is_told_where_it_can_be_read(
     browser: Any, cli: Callable[..., Outcome], sample_checkpoint: Path, tmp_path: Path
 ) -> None:
