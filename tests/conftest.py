@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from forked import Forker
 
 
+def slow(*values: Any) -> Any:
+    """One case of a parametrized test, marked as slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what needs a browser. Slow tests run where they are asked for.
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import slow
 from pictures import claiming
 from PIL import Image, ImageOps
 
@@ -231,7 +232,7 @@ def test_takes_strokes_back_and_clears_with_one_click(open_page):
     assert number(page) == "0"
 
 
-@pytest.mark.parametrize("press", ["Control+z", "Control+Z", "Undo", "Clear"])
+@pytest.mark.parametrize("press", ["Control+z", slow("Control+Z"), slow("Undo"), "Clear"])
 def test_what_takes_the_stroke_away_that_is_being_drawn_ends_it(open_page, press):
     page = open_page()
     first, middle, *rest = places(page, ONE)
@@ -280,7 +281,7 @@ def test_an_answer_that_comes_late_does_not_hide_what_is_wrong_with_a_file(open_
     assert "notes.txt cannot be opened as a picture" in page.locator(ANSWER).inner_text()
 
 
-@pytest.mark.parametrize("failure", ["refused", "busy"])
+@pytest.mark.parametrize("failure", ["refused", slow("busy")])
 def test_a_question_that_fails_is_told_and_the_next_is_answered(open_page, failure):
     page = open_page()
 
@@ -379,7 +380,7 @@ def shades(page, selector):
     return ImageOps.crop(picture.convert("L"), 12).getextrema()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [slow("light"), "dark"])
 def test_ink_and_bars_show_in_forced_colours(open_page, scheme):
     page = open_page(forced_colors="active", color_scheme=scheme, reduced_motion="reduce")
     draw(page, ONE)
@@ -390,7 +391,7 @@ def test_ink_and_bars_show_in_forced_colours(open_page, scheme):
         assert lightest - darkest > 90
 
 
-@pytest.mark.parametrize("button", ["right", None])
+@pytest.mark.parametrize("button", ["right", slow(None)])
 def test_only_a_pressed_first_button_draws(open_page, button):
     page = open_page()
     first, *rest = places(page, ONE)
@@ -500,7 +501,7 @@ def test_several_digits_are_framed_and_a_single_one_is_not(open_page):
     assert boxed(page) is None
 
 
-@pytest.mark.parametrize("size", [(600, 1500), (2000, 1000)])
+@pytest.mark.parametrize("size", [(600, 1500), slow((2000, 1000))])
 def test_the_digit_in_a_photo_is_framed_where_it_is(open_page, size):
     """The photo is larger than what is sent; it is shown as large as fits, in the middle."""
     width, height = size
@@ -730,7 +731,7 @@ def test_missing_or_old_gradio_is_told(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ALL_PROXY", "socks5h://127.0.0.1:1080"), ("GRADIO_SERVER_PORT", "a word")],
+    [("ALL_PROXY", "socks5h://127.0.0.1:1080"), slow("GRADIO_SERVER_PORT", "a word")],
 )
 def test_settings_that_gradio_chokes_on_do_not_matter(name, value, tmp_path):
     """A process of its own: gradio looks at them when it is imported."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome
+from conftest import Outcome, slow
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -113,9 +113,7 @@ def test_a_network_that_reads_no_digits_has_no_page(
     assert not (tmp_path / "page.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("largest", "hidden"), [(120_000, 40), pytest.param(LARGEST, 576, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("largest", "hidden"), [(120_000, 40), slow(LARGEST, 576)])
 def test_a_network_too_wide_for_a_page_is_refused(
     largest: int, hidden: int, cli: Callable[..., Outcome], sample_checkpoint: Path,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -256,7 +254,7 @@ DRAWINGS: dict[str, list[Points]] = {
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("kind", ["sample", pytest.param("wide", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["sample", slow("wide")])
 def test_its_logits_are_those_of_pytorch(
     open_page: Callable[..., Any],
     sample_checkpoint: Path,
@@ -304,7 +302,7 @@ def test_it_tells_no_temperature_where_none_was_fitted(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [4, slow(1)])
 def test_it_and_predict_agree_on_what_the_mouse_draws(
     open_page: Callable[..., Any],
     cli: Callable[..., Outcome],
@@ -365,7 +363,7 @@ def test_it_answers_while_the_pen_moves_and_clears(open_page: Callable[..., Any]
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("convolution", "products"), [(1, "25"), (2, "216")])
+@pytest.mark.parametrize(("convolution", "products"), [slow(1, "25"), (2, "216")])
 def test_a_tapped_map_shows_its_filter_the_patch_and_the_sum(
     open_page: Callable[..., Any], sample_checkpoint: Path, convolution: int, products: str
 ) -> None:
@@ -541,7 +539,7 @@ def test_its_own_examples_are_read_and_the_pen_replaces_them(open_page: Callable
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [slow("light"), "dark"])
 def test_a_finger_draws_on_a_phone(open_page: Callable[..., Any], scheme: str) -> None:
     page = open_page(
         viewport={"width": 360, "height": 640},
@@ -657,7 +655,7 @@ def test_bars_and_words_tell_the_same_answer(open_page: Callable[..., Any]) -> N
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("convolution", [1, 2])
+@pytest.mark.parametrize("convolution", [slow(1), 2])
 def test_what_is_marked_is_what_the_sum_is_worked_out_from(
     open_page: Callable[..., Any], convolution: int
 ) -> None:

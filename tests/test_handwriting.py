@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import slow
 from pictures import DIGITS, FIVE, TEN, as_photo, enlarged, likeness, on_paper, ruled
 
 import mnist_cnn
@@ -47,7 +48,7 @@ def test_ruled_and_squared_paper(both):
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["ruled", "squared"])
-@pytest.mark.parametrize("shape", [(1024, 768), (768, 1024), (220, 1024)])
+@pytest.mark.parametrize("shape", [(1024, 768), slow((768, 1024)), (220, 1024)])
 def test_small_digit_on_a_page_full_of_lines(shape, both):
     """Of whose ink the lines are most."""
     paper = np.full(shape, 210.0)

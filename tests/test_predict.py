@@ -328,6 +328,7 @@ def test_hostile_files_get_a_line_each(number, sample_checkpoint, tmp_path, star
         assert line.startswith("error: ") and words in line
 
 
+@pytest.mark.slow
 def test_a_folder_of_5000_names(cli, sample_checkpoint, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
