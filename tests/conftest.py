@@ -593,3 +593,10 @@ def browser() -> Iterator[Any]:
         browser = running.chromium.launch(executable_path=executable, args=options)
         yield browser
         browser.close()
+
+
+def zoom(page: Any) -> None:
+    """Zooms a page in a window of 1920 x 900 by a half: less fits into it, and it is sharper."""
+    screen = {"width": 1280, "height": 600, "deviceScaleFactor": 1.5, "mobile": False}
+    page.context.new_cdp_session(page).send("Emulation.setDeviceMetricsOverride", screen)
+    page.wait_for_function("devicePixelRatio === 1.5")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, Tiny, leave_undrawn
+from conftest import Outcome, Tiny, leave_undrawn, slow
 from hypothesis import configuration, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -168,7 +168,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, slow(200)])
 @pytest.mark.parametrize("command", OPTIONS)
 def test_any_arguments_are_used_or_refused(
     command: str, examples: int, example: Path, cli: Callable[..., Outcome],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny
+from conftest import Tiny, slow
 from pictures import claiming
 from PIL import Image, ImageDraw
 
@@ -55,7 +55,7 @@ def test_without_options_the_first_test_image_is_drawn(
 
 @pytest.mark.parametrize(
     ("out", "start"),
-    [("$^$.svg", b"<?xml"), pytest.param("a/b.PDF", b"%PDF", marks=pytest.mark.slow)],
+    [("$^$.svg", b"<?xml"), slow("a/b.PDF", b"%PDF")],
 )
 def test_the_last_image_in_other_formats(
     out: str, start: bytes, cli: Callable, sample_checkpoint: Path, tmp_path: Path
@@ -67,8 +67,8 @@ def test_the_last_image_in_other_formats(
 
 
 @pytest.mark.parametrize("name", [
-    "$^$.png", pytest.param("a\nb.png", marks=pytest.mark.slow),
-    pytest.param(b"\xff\xfe.png", marks=pytest.mark.slow),
+    "$^$.png", slow("a\nb.png"),
+    slow(b"\xff\xfe.png"),
 ])  # fmt: skip
 def test_a_picture_of_your_own(
     name: str | bytes, cli: Callable, sample_checkpoint: Path, tmp_path: Path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from conftest import Tiny, pack_idx
+from conftest import Tiny, pack_idx, slow
 from interrupt import ctrl_c, stop_after
 from version_1 import LATER, write_as_version_1
 
@@ -374,7 +374,7 @@ MOMENTS = {  # when it is interrupted, and after which epoch it can go on then
 @pytest.mark.parametrize(
     ("moment", "elsewhere"),
     [*((moment, False) for moment in MOMENTS), ("after the first epoch", True),
-     *(pytest.param(moment, True, marks=pytest.mark.slow) for moment in list(MOMENTS)[1:])],
+     *(slow(moment, True) for moment in list(MOMENTS)[1:])],
 )  # fmt: skip
 def test_a_run_that_was_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(
     moment: str, elsewhere: bool, cli: Callable, digits: Tiny, tmp_path: Path

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome, slow
+from conftest import Outcome, slow, zoom
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -489,10 +489,7 @@ def test_a_stroke_ends_with_its_button(open_page: Callable[..., Any]) -> None:
 @pytest.mark.browser
 def test_the_paper_stays_sharp_when_the_page_is_zoomed(open_page: Callable[..., Any]) -> None:
     page = open_page(viewport={"width": 1920, "height": 900})
-    zoom = page.context.new_cdp_session(page)
-    screen = {"width": 1280, "height": 600, "deviceScaleFactor": 1.5, "mobile": False}
-    zoom.send("Emulation.setDeviceMetricsOverride", screen)
-    page.wait_for_function("devicePixelRatio === 1.5")
+    zoom(page)
     settle(page)
     paper = page.locator("#paper")
     assert paper.evaluate("canvas => Math.abs(canvas.width - 1.5 * canvas.clientWidth)") <= 1

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import slow
 from pictures import FIVE, enlarged
 from PIL import Image, features
 
@@ -104,7 +105,7 @@ def test_formats_are_all_among_the_kinds():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [QUICK, pytest.param(COUNT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [QUICK, slow(COUNT)])
 def test_damaged_pictures_are_read_or_refused(count, kind, tmp_path):
     if not can_write(kind):
         pytest.skip(f"Pillow cannot write {kind} here")

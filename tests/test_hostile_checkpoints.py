@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from conftest import Outcome, Tiny
+from conftest import Outcome, Tiny, slow
 from PIL import Image
 from version_1 import LATER
 
@@ -83,7 +83,7 @@ def damage(whole: bytes, chance: random.Random) -> tuple[str, bytes]:
     return f"byte {place} flipped", bytes(flipped)
 
 
-@pytest.mark.parametrize("number_of_files", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number_of_files", [30, slow(300)])
 def test_damaged_checkpoints(
     trained: Path, cli: Callable[..., Outcome], count: Callable[[str], None], tmp_path: Path,
     number_of_files: int,
@@ -370,7 +370,7 @@ def other_files(whole: bytes, best: dict[str, Any]) -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of what torch.save thinks of these values
-@pytest.mark.parametrize("by", ["one command", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("by", ["one command", slow("all")])
 def test_crafted_checkpoints_are_refused_in_a_line(
     by: str, trained: Path, cli: Callable[..., Outcome], count: Callable[[str], None],
     tmp_path: Path,

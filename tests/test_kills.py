@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import slow
 from forked import KILL, Forker, Job
 
 OUTPUTS = {"best.pt", "last.pt", "history.csv", "curves.png"}
@@ -55,7 +56,7 @@ def whole_small(forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "checkpoints"
 
 
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [3, slow(1)])
 def test_a_run_that_is_killed_before_any_change_of_a_file_goes_on_as_if_it_had_not_been(
     forker: Forker, whole_small: Path, tmp_path: Path, stride: int,
     count: Callable[[str], None],

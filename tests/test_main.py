@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from conftest import Outcome
+from conftest import Outcome, slow
 
 import mnist_cnn
 from mnist_cnn import __version__, checkpoint
@@ -366,7 +366,7 @@ def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a pipe is closed in another way there")
-@pytest.mark.parametrize("options", [["--json"], pytest.param([], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", [["--json"], slow([])])
 def test_a_reader_that_leaves_gets_no_traceback(
     options: list[str], start_program: Callable, sample_checkpoint: Path
 ) -> None:

@@ -16,12 +16,14 @@ from mnist_cnn.handwriting.number import (
     ONE,
     ROOT,
     THROUGH,
+    Cut,
     Part,
     between,
     cheapest_path,
     cut_apart,
     is_high,
     possible_cuts,
+    price_cuts,
     price_spans,
 )
 
@@ -117,6 +119,13 @@ def test_what_a_part_costs():
     assert price(100, 70, 0, whole=False) == usual
 
 
+def test_what_a_cut_costs():
+    """More where it goes through more ink, or through a hole; the ends are no cuts."""
+    cuts = [Cut(0), Cut(9), Cut(20, through=30), Cut(40, through=30, holes=2), Cut(60)]
+    expected = [0, CUT, CUT + THROUGH * 0.3, CUT + THROUGH * 0.3 + 2 * HOLE, 0]
+    assert price_cuts(cuts, 100).tolist() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_cheapest_way_is_found_though_not_all_is_judged(seed):
     page, _ = page_of([[TEN[1], TEN[4], TEN[1], TEN[7]]], gap=-6, side=56)
@@ -132,15 +141,13 @@ def test_the_cheapest_way_is_found_though_not_all_is_judged(seed):
     few = len(judged)
     cuts = possible_cuts(part.ink, height)
     last = len(cuts) - 1
-    tolls = np.array([CUT + THROUGH * cut.through / height + HOLE * cut.holes for cut in cuts])
-    tolls[[0, last]] = 0
     spans = {(0, last): part}
     for a, b in itertools.combinations(range(last + 1), 2):
         span = between(part, cuts[a], cuts[b])
         if (a, b) != (0, last) and is_high(span.ink, 0.4 * height):
             spans[a, b] = span
     costs = {ends: price_spans([one], height, judge, one is part)[0] for ends, one in spans.items()}
-    path, _ = cheapest_path(costs, tolls)
+    path, _ = cheapest_path(costs, price_cuts(cuts, height))
     assert [one.box for one in found] == [spans[ends].box for ends in path]
     assert few < len(spans)
 

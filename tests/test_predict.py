@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import slow
 from pictures import TEN, claiming, enlarged, page_of
 from PIL import Image
 
@@ -258,7 +259,7 @@ def test_two_digits_alike_are_told_apart():
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
 @pytest.mark.parametrize(
     ("encoding", "seven"),
-    [("ascii", r"\u4e03.png"), pytest.param("utf-8", "七.png", marks=pytest.mark.slow)],
+    [("ascii", r"\u4e03.png"), slow("utf-8", "七.png")],
 )
 def test_names_that_cannot_be_printed_are_escaped(
     encoding, seven, sample_checkpoint, tmp_path, start_program
@@ -312,7 +313,7 @@ def write_hostile(folder):
     return said
 
 
-@pytest.mark.parametrize("number", [[], pytest.param(["--number"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [[], slow(["--number"])])
 def test_hostile_files_get_a_line_each(number, sample_checkpoint, tmp_path, start_program, digits):
     said = write_hostile(tmp_path)
     files = ("one.png", *said, "seven.png")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from conftest import slow
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -65,7 +66,7 @@ def assert_inside(found: dict[str, Bbox], figure: Figure) -> None:
 @pytest.mark.parametrize(
     ("count", "classes"),
     [(1, "digits"), (2, "digits"), (9, "digits"), (25, "digits"),
-     pytest.param(100, "digits", marks=pytest.mark.slow),
+     slow(100, "digits"),
      (1, "clothes"), (9, "clothes"), (25, "clothes")],
 )  # fmt: skip
 def test_titles_neither_overlap_nor_are_cut_off(count: int, classes: str) -> None:

@@ -11,21 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn import Error
-from mnist_cnn.handwriting.arrays import (
-    Box,
-    Boxes,
-    Ink,
-    Labels,
-    Mask,
-    around,
-    cropped,
-    longest_side,
-)
+from mnist_cnn.handwriting.arrays import Box, Boxes, Ink, Labels, around, cropped, longest_side
 from mnist_cnn.handwriting.digit import (
     NO_INK,
     ONLY_FRAME,
     depth_of,
     find_pieces,
+    label_holes,
     only,
     touching,
 )
@@ -233,9 +225,8 @@ def cut_apart(part: Part, usual: float, judge: Judge | None = None) -> list[Part
     if not (0.6 if judge else 1.25) * height < width < 8 * height:
         return [part]
     cuts = possible_cuts(part.ink, height)
+    tolls = price_cuts(cuts, height)
     last, inner = len(cuts) - 1, range(1, len(cuts) - 1)
-    tolls = np.zeros(last + 1)
-    tolls[1:-1] = [CUT + THROUGH * cut.through / height + HOLE * cut.holes for cut in cuts[1:-1]]
     # At least what each way from the left end to a cut costs, and each from there to the right end.
     before, after = np.zeros(last + 1), np.zeros(last + 1)
     spans: dict[Span, Part] = {}
@@ -289,7 +280,7 @@ def possible_cuts(ink: Ink, height: int) -> list[Cut]:
     for x in start + apart + np.argsort(within, kind="stable"):
         if all(abs(x - other) >= apart for other in inner):
             inner.append(int(x))
-    holes = label_holes(mask)
+    holes = label_holes(mask > 0)
     rows = np.arange(len(mask))
     cuts = [Cut(start)]
     for x in sorted(inner):
@@ -298,13 +289,6 @@ def possible_cuts(ink: Ink, height: int) -> list[Cut]:
         crossed = np.unique(holes[rows, columns])
         cuts.append(Cut(x, slope, float(least[x]), int((crossed > 0).sum())))
     return [*cuts, Cut(start + width)]
-
-
-def label_holes(mask: Mask) -> Labels:
-    """Find the holes in ink, as a 0 has one: return 1, 2, ... where they are and 0 elsewhere."""
-    _, labels = cv2.connectedComponents(1 - mask, connectivity=4)
-    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return np.asarray(np.where(np.isin(labels, rim), 0, labels), np.int32)
 
 
 def between(part: Part, left: Cut, right: Cut) -> Part:
@@ -327,6 +311,13 @@ def is_high(ink: Ink, height: float) -> bool:
     """Return whether one of the strokes is higher than so many pixels."""
     stats = cv2.connectedComponentsWithStats((ink >= INK).astype(np.uint8))[2]
     return bool(stats[1:, cv2.CC_STAT_HEIGHT].max(initial=0) > height)
+
+
+def price_cuts(cuts: Sequence[Cut], height: int) -> NDArray[np.float64]:
+    """Return what each cut costs a path, (N,); both ends cost nothing."""
+    prices = np.array([CUT + THROUGH * cut.through / height + HOLE * cut.holes for cut in cuts])
+    prices[[0, -1]] = 0
+    return prices
 
 
 def price_spans(
