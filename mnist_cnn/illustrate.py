@@ -24,7 +24,7 @@ from mnist_cnn.visualize import (
     new_figure,
     put_legend_above,
     show_answer,
-    styled,
+    style,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------------------ digits
 
 
-@styled
+@style()
 def draw_digits(
     images: Sequence[Image] | Image, labels: Sequence[str], columns: int = 10
 ) -> "Figure":
@@ -60,7 +60,7 @@ def draw_digits(
     return figure
 
 
-@styled
+@style()
 def draw_augmentations(image: Image, kinds: Mapping[str, Image]) -> "Figure":
     """Draw a digit as each kind of augmentation varies it: a row for each, the original first.
 
@@ -137,7 +137,7 @@ def frame(
 # ------------------------------------------------------------------------------ inside the network
 
 
-@styled
+@style()
 def draw_features(
     image: Image,
     filters: Floats,
@@ -345,7 +345,7 @@ def show_occlusion(axes: "Axes", image: Image, occlusion: Floats) -> None:
     add_key(axes, shown, "probability")
 
 
-@styled
+@style()
 def draw_dropout(image: Image, without: Floats, passes: Floats, classes: Sequence[str]) -> "Figure":
     """Draw a network's answers for one image while dropout is on: bars for each pass.
 
@@ -374,7 +374,7 @@ def draw_dropout(image: Image, without: Floats, passes: Floats, classes: Sequenc
 # ------------------------------------------------------------------------------ loss and certainty
 
 
-@styled
+@style()
 def draw_loss_along_weight(
     values: Sequence[float],
     losses: Sequence[float],
@@ -407,7 +407,7 @@ def draw_loss_along_weight(
     return figure
 
 
-@styled
+@style()
 def draw_reliability(
     confidences: Sequence[float],
     accuracies: Sequence[float],

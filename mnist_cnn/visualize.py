@@ -7,13 +7,12 @@ An image is (28, 28), uint8 from 0 to 255 or float from 0 to 1; ink is drawn dar
 """
 
 import contextlib
-import functools
 import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,6 @@ if TYPE_CHECKING:  # matplotlib takes most of a second to import: only drawing s
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Floats = NDArray[np.floating[Any]]
 Image = NDArray[Any]
 
@@ -58,23 +55,15 @@ STYLE = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Give figures the style, whatever the user's own settings of matplotlib are."""
+    """Draw figures in the style, whatever the user's own settings of matplotlib are.
+
+    Like every context manager of contextlib's, it decorates functions, too: @style().
+    """
     import_matplotlib()
     from matplotlib.style import context
 
     with context(["default", STYLE]):
         yield
-
-
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Make a function draw in the style."""
-
-    @functools.wraps(draw)
-    def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> R:
-        with style():
-            return draw(*args, **kwargs)
-
-    return draw_in_style
 
 
 def new_figure(width: float, height: float, window: bool = False) -> "Figure":
@@ -127,7 +116,7 @@ def show() -> None:
     plt.show()
 
 
-@styled
+@style()
 def save(figure: "Figure", suffix: str) -> bytes:
     """Render a figure as a file of the kind that a suffix such as ".png" or ".pdf" names.
 
@@ -149,7 +138,7 @@ def save(figure: "Figure", suffix: str) -> bytes:
 # ------------------------------------------------------------------------------ the pictures
 
 
-@styled
+@style()
 def draw_predictions(
     images: NDArray[np.uint8],
     labels: Sequence[int],
@@ -195,7 +184,7 @@ def draw_predictions(
     return figure
 
 
-@styled
+@style()
 def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> "Figure":
     """Draw the confusion matrix: (C, C) counts, row the true class, column the predicted one.
 
@@ -229,7 +218,7 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], title: str
     return figure
 
 
-@styled
+@style()
 def draw_curves(
     losses: Sequence[float],
     rates: Sequence[float],
@@ -282,7 +271,7 @@ def draw_curves(
     return figure
 
 
-@styled
+@style()
 def draw_rates(rates: Sequence[float], epochs: int) -> "Figure":
     """Draw the learning rate of every step of a run that takes so many epochs."""
     figure = new_figure(7, 2.8)
@@ -323,7 +312,7 @@ def put_legend_above(axes: "Axes") -> None:
     )
 
 
-@styled
+@style()
 def draw_inputs(
     names: Sequence[str],
     steps: Sequence[Sequence[tuple[str, NDArray[np.uint8]]]],
@@ -367,7 +356,7 @@ def show_answer(axes: "Axes", probabilities: Floats, classes: Sequence[str]) -> 
     axes.set_title(f"{classes[answer]}, {probabilities[answer]:.1%}", fontsize=10, parse_math=False)
 
 
-@styled
+@style()
 def draw_boxes(
     names: Sequence[str],
     pictures: Sequence[NDArray[np.uint8]],
