@@ -9,7 +9,6 @@ import contextlib
 import gzip
 import hashlib
 import math
-import socket
 import stat
 import sys
 import urllib.request
@@ -78,7 +77,7 @@ def download(name: str, data_dir: str | Path, quiet: bool = False) -> None:
         download_file(source, raw, file, quiet)
 
 
-def download_file(source: Source, raw: Path, file: str, quiet: bool = False) -> None:
+def download_file(source: Source, raw: Path, file: str, quiet: bool) -> None:
     """Download one compressed file into the folder raw, from the first mirror with a good copy.
 
     Raises:
@@ -138,7 +137,7 @@ def describe_failure(error: Exception) -> str:
     reason: object = error
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
         reason = error.reason  # the error that urllib has wrapped
-    if isinstance(reason, (TimeoutError, socket.timeout)):
+    if isinstance(reason, TimeoutError):
         return f"no answer for {TIMEOUT} s"
     return " ".join(str(reason).split()) or type(reason).__name__
 
@@ -199,7 +198,7 @@ def check_content(source: Source, path: Path, content: bytes) -> None:
     Raises:
         Error: its size, its header, a label or its MD5 checksum is wrong.
     """
-    file = path.stem if path.suffix == ".gz" else path.name
+    file = path.stem  # without .gz
     shape = file_shape(source, file)
     size = file_size(shape)
     if len(content) != size:
