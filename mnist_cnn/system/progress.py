@@ -1,7 +1,5 @@
 """The figures of an epoch's steps, and the bar that shows them."""
 
-from types import TracebackType
-
 import torch
 from tqdm import tqdm
 
@@ -9,9 +7,9 @@ from tqdm import tqdm
 class Progress:
     """The losses and right answers of an epoch's steps, and a bar on a terminal.
 
-    The figures stay on the device until the epoch is over: to read one, Python would have to
-    wait until a GPU has finished all its work. On the CPU there is nothing to wait
-    for, and the bar shows them as they come.
+    The figures stay on the device until the epoch is over: to read one, Python would have to wait
+    until a GPU has finished all its work. On the CPU there is nothing to wait for, and the bar
+    shows them as they come.
 
     Args:
         title: printed before the bar.
@@ -70,11 +68,6 @@ class Progress:
         """Begin the epoch."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the bar."""
         self.bar.close()
