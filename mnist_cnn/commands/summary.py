@@ -68,7 +68,7 @@ def describe(table: "Sequence[Layer]") -> list[str]:
         ).rstrip()
         for row in rows
     ]
-    return [lines[0], *lines[1:-1], "-" * max(map(len, lines)), lines[-1]]
+    return [*lines[:-1], "-" * max(map(len, lines)), lines[-1]]
 
 
 def separate(number: int) -> str:
