@@ -17,9 +17,8 @@ from mnist_cnn.model import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 # The largest activation, (250, 24, 24, 24) floats by default, is 14 MB: it stays in the cache.
 BATCH_SIZE = 250
-CUDNN_LOCK = (
-    threading.Lock()
-)  # held while exact_convolutions has changed flags that all threads share
+# Held while exact_convolutions has changed flags that all threads share.
+CUDNN_LOCK = threading.Lock()
 
 
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

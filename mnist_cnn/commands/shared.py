@@ -87,8 +87,10 @@ def load_trained(args: argparse.Namespace) -> "tuple[Trained, CNN, str, Split]":
             f"{dataset}: leave --dataset out, or train on {dataset} first"
         )
     if SOURCES[dataset].part_of == trained_on:
-        say(f"warning: this network was trained on {trained_on}, so it has seen the {dataset}'s "
-            "test digits")  # fmt: skip
+        say(
+            f"warning: this network was trained on {trained_on}, so it has seen the {dataset}'s "
+            "test digits"
+        )
     test = load_data(dataset, "test", args.data_dir).to(device)
     return trained, trained.build_model().to(device), dataset, test
 
