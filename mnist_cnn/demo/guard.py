@@ -78,15 +78,11 @@ def find_problem(scope: Message) -> tuple[int, str] | None:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     method = scope["method"]
     # Of all requests from other pages, only following a link to this one is allowed.
-    is_link = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == (
-        "navigate",
-        "document",
-    )
+    mode, destination = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    is_link = method == "GET" and (mode, destination) == ("navigate", "document")
     is_foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
-    origin = headers.get("origin")
-    if origin is not None and origin != f"{scope['scheme']}://{headers.get('host')}":
-        return 403, "this page answers only itself"
-    if is_foreign and not (is_link and method == "GET"):
+    own = f"{scope['scheme']}://{headers.get('host')}"
+    if headers.get("origin", own) != own or (is_foreign and not is_link):
         return 403, "this page answers only itself"
     if method in ("GET", "HEAD"):
         return None
