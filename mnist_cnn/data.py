@@ -92,13 +92,14 @@ def pixel_statistics(images: torch.Tensor) -> tuple[float, float]:
 
 
 def batches(
-    split: Split, order: torch.Tensor, batch_size: int, rank: int = 0, ranks: int = 1
+    split: Split, order: torch.Tensor, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[Split]:
     """Cut a split into batches of batch_size images, in a given order of indices, int64 (N,).
 
     The last images, too few for a full batch, are left out; the next epoch, in another order,
     leaves out others. With several processes, each takes its own equal slice of every batch.
     """
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        mine = order[start + rank * batch_size // ranks : start + (rank + 1) * batch_size // ranks]
+    steps = len(order) // batch_size
+    for batch in order[: steps * batch_size].view(steps, batch_size):
+        mine = batch.chunk(world_size)[rank]
         yield Split(split.images[mine], split.labels[mine])
