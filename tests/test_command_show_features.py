@@ -1,6 +1,5 @@
 """The command show-features: a picture in a file whose name is printed, or a line that says why."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,6 @@ from mnist_cnn import checkpoint, illustrate
 from mnist_cnn.data import load_split
 from mnist_cnn.datasets import SOURCES
 from mnist_cnn.recipes import RECIPES
-
-GIVEN = list(inspect.signature(illustrate.draw_features).parameters)  # what is drawn
 
 
 def draw_one(path: Path) -> Path:
@@ -89,9 +86,7 @@ def test_what_is_drawn_is_what_the_network_does(
     monkeypatch: pytest.MonkeyPatch, undrawn: None,
 ) -> None:  # fmt: skip
     drawn: dict[str, Any] = {}
-    monkeypatch.setattr(
-        illustrate, "draw_features", lambda *values: drawn.update(zip(GIVEN, values, strict=True))
-    )
+    monkeypatch.setattr(illustrate, "draw_features", lambda **values: drawn.update(values))
     trained = replace(checkpoint.load(sample_checkpoint), temperature=3.0)
     checkpoint.save("warm.pt", trained)
     assert cli("show-features", "--ckpt", "warm.pt", *options).status == 0
