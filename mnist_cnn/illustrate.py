@@ -88,6 +88,11 @@ def draw_augmentations(image: Image, kinds: Mapping[str, Image]) -> "Figure":
 def show_image(axes: "Axes", image: Image) -> None:
     """Show an image with ink dark, without ticks, in a thin frame."""
     axes.imshow(scale_to_one(image), cmap="gray_r", vmin=0, vmax=1)
+    hide_ticks(axes)
+
+
+def hide_ticks(axes: "Axes") -> None:
+    """Leave of an image's axes a thin frame, without ticks."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(PALE)
@@ -303,9 +308,7 @@ def add_patch(
 def show_numbers(axes: "Axes", numbers: Floats, **scale: Any) -> None:
     """Show numbers (H, W) as colours and as figures."""
     shown = axes.imshow(numbers, **scale)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color(PALE)
+    hide_ticks(axes)
     for (row, column), number in np.ndenumerate(numbers):
         red, green, blue, _ = shown.to_rgba(np.array([number]))[0]
         light = 0.3 * red + 0.59 * green + 0.11 * blue
@@ -339,9 +342,7 @@ def show_occlusion(axes: "Axes", image: Image, occlusion: Floats) -> None:
     """Show the probability with a square over each pixel, and the ink's outline."""
     shown = axes.imshow(occlusion, cmap="gray", vmin=0, vmax=1)
     axes.contour(scale_to_one(image), [0.5], colors=ORANGE, linewidths=1.5)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color(PALE)
+    hide_ticks(axes)
     add_key(axes, shown, "probability")
 
 
