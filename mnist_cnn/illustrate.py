@@ -427,10 +427,9 @@ def draw_reliability(
     figure = new_figure(6.5, 6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
-    spread = np.array([(share - low, high - share)
-                       for share, (low, high) in zip(accuracies, intervals)])  # fmt: skip
+    spread = np.abs(np.transpose(intervals) - np.array(accuracies))  # down and up, (2, bins)
     above.errorbar(
-        confidences, accuracies, np.abs(spread).T, fmt="o", color=BLUE, capsize=3,
+        confidences, accuracies, spread, fmt="o", color=BLUE, capsize=3,
         label="images in a bin (95 % interval)",
     )  # fmt: skip
     above.set_ylabel("accuracy")
