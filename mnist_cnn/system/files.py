@@ -79,9 +79,10 @@ def remove_leavings(folder: str | Path, names: tuple[str, ...], alone: bool = Tr
         alone: nobody else can be writing these files now. Otherwise, what a process that is still
             running may be about to rename is kept.
     """
-    patterns = [re.compile(rf"\.{re.escape(name)}\.(\d+)-[0-9a-f]{{8}}") for name in names]
+    either = "|".join(map(re.escape, names))
+    pattern = re.compile(rf"\.(?:{either})\.(\d+)-[0-9a-f]{{8}}")  # as scratch_path names them
     for path in Path(folder).iterdir():
-        found = next(filter(None, (pattern.fullmatch(path.name) for pattern in patterns)), None)
+        found = pattern.fullmatch(path.name)
         if found and (alone or not is_running(int(found[1]))):
             path.unlink(missing_ok=True)
 
