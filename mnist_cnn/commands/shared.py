@@ -164,13 +164,12 @@ def show_or_write(draw: "Callable[[bool], Figure]", out: str | None, default: st
     """
     from mnist_cnn import visualize
 
-    window = out is None and visualize.can_show()
-    if out is None and not window:
-        check_file(default, "--out")
-    figure = draw(window)
-    if window:
-        visualize.show()
-    else:
-        path = out or default
-        write_picture(figure, path)
-        print(path)
+    if out is None:
+        if visualize.can_show():
+            draw(True)
+            visualize.show()
+            return
+        out = default
+        check_file(out, "--out")
+    write_picture(draw(False), out)
+    print(out)
