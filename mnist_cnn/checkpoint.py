@@ -416,8 +416,9 @@ def parse(kind: Any, value: Any, name: str) -> Any:
         Wrong: it is of the wrong type, or out of the range that a dataclass allows.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    wrong_type = f"its {name} is missing or of the wrong type"
     if isinstance(kind, type) and is_dataclass(kind):
-        check(isinstance(value, dict), f"its {name} is missing or of the wrong type")
+        check(isinstance(value, dict), wrong_type)
         kinds, given = typing.get_type_hints(kind), {}
         for part in fields(kind):
             if part.name in value:
@@ -437,14 +438,14 @@ def parse(kind: Any, value: Any, name: str) -> Any:
         )
         return tuple(parse(each, item, name) for each, item in zip(inner, value))
     if origin is list:
-        check(isinstance(value, list), f"its {name} is missing or of the wrong type")
+        check(isinstance(value, list), wrong_type)
         return [parse(inner[0], item, name) for item in value]
     if origin is dict:
-        check(isinstance(value, dict), f"its {name} is missing or of the wrong type")
+        check(isinstance(value, dict), wrong_type)
         return {parse(inner[0], k, name): parse(inner[1], v, name) for k, v in value.items()}
     expected = (int, float) if kind is float else kind
     right = isinstance(value, expected) and (kind is object or not isinstance(value, bool))
-    check(right, f"its {name} is missing or of the wrong type")
+    check(right, wrong_type)
     check(kind is not float or math.isfinite(value), f"its {name} is not finite")
     return value
 
