@@ -143,7 +143,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Job:
     from mnist_cnn.data import split_validation
     from mnist_cnn.download import choose_dataset
     from mnist_cnn.enrich import enrich
-    from mnist_cnn.start import check_steps, plan_run
+    from mnist_cnn.start import check_steps
     from mnist_cnn.system.files import TRIAL, check_folder, lock_folder, remove_leavings
 
     fallen_back = ""
@@ -164,18 +164,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Job:
     both = load_data(dataset, "train", args.data_dir, args.quiet, free)
     test = load_data(dataset, "test", args.data_dir, args.quiet, free)
     train_split, validation = split_validation(both, SOURCES[dataset].validation)
-    if paused is None:
-        given = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr}
-        overrides = {key: value for key, value in given.items() if value is not None}
-        name, seed = args.recipe or "standard", args.seed or 0
-        try:
-            plan = plan_run(name, overrides, seed, dataset, train_split)
-        except Error as error:
-            if not fallen_back:
-                raise
-            raise Error(f"{error} (it stands in for mnist: {fallen_back})") from None
-    else:
-        plan = paused.plan
+    plan = paused.plan if paused else plan_new_run(args, dataset, train_split, fallen_back)
     train_split = enrich(train_split, plan.recipe, plan.seed)
     if paused is not None:
         check_steps(paused, len(train_split.labels))
@@ -199,13 +188,7 @@ def prepare(args: argparse.Namespace, processes: int, locks: ExitStack) -> Job:
     remove_leavings(out_dir, (*OUTPUTS, TRIAL))
     spare_earlier_run(args, Path(out_dir), fallen_back)
     if fallen_back:
-        say(
-            "warning: training on the bundled sample of 4,000 digits, because MNIST is not "
-            f"complete in {args.data_dir} and {fallen_back}. With the recipe standard, expect "
-            "about 98 % instead of 99.5 %. For the full data set, run this again with an internet "
-            "connection, or put the four .gz files of MNIST into "
-            f"{Path(args.data_dir) / 'MNIST' / 'raw'}"
-        )
+        warn_of_sample(args.data_dir, fallen_back)
     return Job(plan, paused, out_dir, train_split, validation, test)
 
 
@@ -217,6 +200,30 @@ def refuse_beside_resume(args: argparse.Namespace) -> None:
             raise Error(
                 f"--{name} cannot be changed with --resume: leave it out, or start a new run"
             )
+
+
+def plan_new_run(
+    args: argparse.Namespace, dataset: str, train_split: "Split", fallen_back: str
+) -> "Plan":
+    """Plan a run as the options say.
+
+    Args:
+        fallen_back: why the data set had to be the sample; "" if it did not have to.
+
+    Raises:
+        Error: as start.plan_run.
+    """
+    from mnist_cnn.start import plan_run
+
+    given = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    name, seed = args.recipe or "standard", args.seed or 0
+    try:
+        return plan_run(name, overrides, seed, dataset, train_split)
+    except Error as error:
+        if not fallen_back:
+            raise
+        raise Error(f"{error} (it stands in for mnist: {fallen_back})") from None
 
 
 def spare_earlier_run(args: argparse.Namespace, out_dir: Path, fallen_back: str) -> None:
@@ -250,6 +257,16 @@ def trained_on(path: Path) -> str:
         return checkpoint.load(path).plan.dataset
     except Error:
         return ""
+
+
+def warn_of_sample(data_dir: str, fallen_back: str) -> None:
+    """Say that the sample stands in for MNIST, why, what to expect of it, and what helps."""
+    say(
+        "warning: training on the bundled sample of 4,000 digits, because MNIST is not complete in "
+        f"{data_dir} and {fallen_back}. With the recipe standard, expect about 98 % instead of "
+        "99.5 %. For the full data set, run this again with an internet connection, or put the "
+        f"four .gz files of MNIST into {Path(data_dir) / 'MNIST' / 'raw'}"
+    )
 
 
 def describe_run(plan: "Plan", device: "torch.device", processes: int, train: "Split") -> str:
