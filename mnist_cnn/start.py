@@ -36,17 +36,17 @@ def plan_run(
     Raises:
         Error: the batch is larger than the training split, or there are too many steps.
     """
-    recipe = RECIPES[name]
-    recipe = dataclasses.replace(recipe, epochs=SOURCES[dataset].epochs * recipe.epochs)
-    recipe = dataclasses.replace(recipe, **overrides)
-    if SOURCES[dataset].classes != DIGITS:  # flags and pairs of digits: no use elsewhere
-        recipe = dataclasses.replace(recipe, flags=0.0, non_digits=0.0)
-    if recipe.batch_size > len(train_split.labels):
+    recipe, source, images = RECIPES[name], SOURCES[dataset], len(train_split.labels)
+    changes = {"epochs": source.epochs * recipe.epochs, **overrides}
+    if source.classes != DIGITS:  # flags and pairs of digits: no use elsewhere
+        changes |= {"flags": 0.0, "non_digits": 0.0}
+    recipe = dataclasses.replace(recipe, **changes)
+    if recipe.batch_size > images:
         raise Error(
-            f"--batch-size {recipe.batch_size} is larger than the "
-            f"{len(train_split.labels)} training images of {dataset}: choose a smaller batch"
+            f"--batch-size {recipe.batch_size} is larger than the {images} training images of "
+            f"{dataset}: choose a smaller batch"
         )
-    if recipe.steps(len(train_split.labels)) > MAX_STEPS:
+    if recipe.steps(images) > MAX_STEPS:
         raise Error(
             f"this run would have more than {MAX_STEPS:,} steps: use a larger --batch-size or "
             "fewer --epochs"
