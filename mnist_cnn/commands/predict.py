@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mnist_cnn.handwriting.arrays import Box
-    from mnist_cnn.predict import Answer
+    from mnist_cnn.predict import Answer, Reading
 
 HELP = "read the digits in your own pictures"
 MAX_SHOWN = 20  # pictures whose preparation is drawn
@@ -75,29 +75,23 @@ def to_json(answer: "Answer", number: bool) -> dict[str, Any]:
     if answer.error:
         return {"file": answer.file, "error": answer.error}
     if number:
-        digits = [
-            {
-                "digit": one.digit,
-                "confidence": one.confidence,
-                "doubtful": one.doubtful,
-                "box": list(one.box or ()),
-            }
-            for one in answer.readings
-        ]
         return {
             "file": answer.file,
             "number": answer.number,
             "doubtful": answer.doubtful,
-            "digits": digits,
+            "digits": [{**digit_to_json(one), "box": one.box} for one in answer.readings],
         }
     one = answer.readings[0]
     return {
         "file": answer.file,
-        "digit": one.digit,
-        "confidence": one.confidence,
-        "doubtful": one.doubtful,
+        **digit_to_json(one),
         "probabilities": one.probabilities.tolist(),
     }
+
+
+def digit_to_json(one: "Reading") -> dict[str, Any]:
+    """Return what is said of a digit, be it alone or one of a number."""
+    return {"digit": one.digit, "confidence": one.confidence, "doubtful": one.doubtful}
 
 
 def to_text(answer: "Answer", number: bool) -> str:
