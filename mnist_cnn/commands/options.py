@@ -30,13 +30,11 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser, auto: bool = False) -> None:
     """Add --dataset and --data-dir; with `auto`, that is one of the data sets, too."""
-    parser.add_argument(
-        "--dataset",
-        choices=("auto", *SOURCES) if auto else tuple(SOURCES),
-        help="auto: mnist if on disk or downloadable, else the sample (default: auto)"
-        if auto
-        else "default: the data set that the network was trained on",
-    )
+    names, text = tuple(SOURCES), "default: the data set that the network was trained on"
+    if auto:
+        names = ("auto", *names)
+        text = "auto: mnist if on disk or downloadable, else the sample (default: auto)"
+    parser.add_argument("--dataset", choices=names, help=text)
     parser.add_argument(
         "--data-dir", default="data", metavar="DIR", help="folder of the data sets (default: data)"
     )
