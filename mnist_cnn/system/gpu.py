@@ -93,14 +93,14 @@ def loading_libraries(device: torch.device, call: Callable[[torch.device], None]
     takes half a second in all. What fails in the function will fail again where it is needed, and
     be reported there.
     """
+    if device.type != "cuda":
+        yield
+        return
 
     def load() -> None:
         with contextlib.suppress(Exception), torch.cuda.device(device):
             call(device)
 
-    if device.type != "cuda":
-        yield
-        return
     thread = threading.Thread(target=load)
     thread.start()
     try:
