@@ -161,13 +161,12 @@ def draw_predictions(
     figure = new_figure(max(cell * columns, 4.5), (cell + 0.35) * rows + 0.5, window)
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
+    for axes in grid.flat[len(images) :]:
         axes.set_axis_off()
     for axes, image, label, guess, confidence in zip(
         grid.flat, images, labels, predictions, confidences
     ):
         right = label == guess
-        axes.set_axis_on()
         axes.set_xticks([])
         axes.set_yticks([])
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
