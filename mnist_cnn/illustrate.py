@@ -180,9 +180,9 @@ def draw_features(
     number, top, left = patch
     side = len(pixels)
     width = 10.0
-    sides = [min(1.0, width / map_columns(len(some))) for some in maps]  # of a map, in inches
-    heights = [2.3, 2.6, *(map_rows(len(some)) * side for some, side in zip(maps, sides)), 3]
-    heights = [height + 0.3 for height in heights]
+    counts = [len(some) for some in maps]  # a map is an inch wide and high, at most
+    map_heights = [map_rows(count) * min(1.0, width / map_columns(count)) for count in counts]
+    heights = [height + 0.3 for height in (2.3, 2.6, *map_heights, 3)]  # with a title each
     figure = new_figure(width, sum(heights) + 0.4, window)
     if window:
         figure.set_dpi(min(figure.dpi, 850 / sum(heights)))  # to fit on the screen of a laptop
