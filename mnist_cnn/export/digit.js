@@ -28,7 +28,8 @@ function crop({ width, height, data }) {
       bottom = y + 1;
     }
   }
-  return bottom && cut({ width, height, data }, left, top, right - left, bottom - top);
+  if (!bottom) return null;
+  return cut({ width, height, data }, left, top, right - left, bottom - top);
 }
 
 // A part of a picture; what lies beyond its edges is paper.
