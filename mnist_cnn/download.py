@@ -178,7 +178,7 @@ def read_file(name: str, file: str, data_dir: str | Path, quiet: bool = False) -
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write a file of a data set; remove what killed earlier attempts left behind."""
+    """Write a file of a data set; remove what earlier attempts left behind when killed."""
     with contextlib.suppress(OSError):
         remove_leavings(path.parent, (path.name,), alone=False)
     write_file(path, content, make_folder=True)

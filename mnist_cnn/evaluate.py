@@ -181,7 +181,7 @@ def most_confused(confusion: torch.Tensor, count: int) -> list[tuple[int, int, i
 
 
 class Bin(NamedTuple):
-    """Images about which a network is about equally sure.
+    """Images of which a network is about equally sure.
 
     confidence: the mean of the probabilities that it gives its predictions, in [0, 1].
     accuracy: the share of the images that it reads right, in [0, 1].

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"  # this computer only
 OLDEST_GRADIO = (6, 7)  # the first whose gr.HTML calls Python functions
-# What gradio reads and refuses to start with if it is no number.
+# Environment variables that keep gradio from starting if they hold no number.
 GRADIO_SETTINGS = ("GRADIO_SERVER_PORT", "GRADIO_DEFAULT_CONCURRENCY_LIMIT")
 PREFIX = "data:image/png;base64,"
 MAX_LENGTH = 8_000_000  # characters of a picture: twice what the page's largest needs

@@ -11,7 +11,7 @@ import torch
 
 from mnist_cnn import Error
 
-LONGEST = 160  # characters of an error of PyTorch's that are repeated
+LONGEST = 160  # characters: longer messages of PyTorch's are cut off when they are repeated
 CPU_INFO = Path("/proc/cpuinfo")  # what Linux knows about the processor
 
 
