@@ -9,9 +9,7 @@ import io
 import json
 import os
 import socket
-import statistics
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -21,9 +19,6 @@ from PIL import Image
 from mnist_cnn import checkpoint, demo
 from mnist_cnn.demo import guard
 from mnist_cnn.demo.guard import MAX_BODY, MOST_AT_ONCE, QUESTION
-
-SECONDS = 0.15  # for an answer, once everybody else has been answered
-BUSY = 5  # times that on a machine that does other things beside
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason='needs gradio: pip install -e ".[demo]"'
@@ -112,21 +107,10 @@ def read_number(port, question, **headers):
 
 @pytest.fixture
 def answers_afterwards(port, question):
-    """Whatever a test does to the server, it reads a digit, and shows the page, soon after."""
+    """Whatever a test does to the server, it reads a digit, and shows the page, afterwards."""
     yield
+    assert ask(port, "GET", "/")[0] == 200
     assert read_number(port, question) == "7"
-    times = {"page": [], "answer": []}
-    for _ in range(5):
-        start = time.perf_counter()
-        assert ask(port, "GET", "/")[0] == 200
-        times["page"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        assert read_number(port, question) == "7"
-        times["answer"].append(time.perf_counter() - start)
-    for name, values in times.items():
-        median = statistics.median(values)
-        print(f"{name}: {1000 * median:.0f} ms")
-        assert median < BUSY * SECONDS
 
 
 # ------------------------------------------------------------------------------ who may ask

@@ -275,18 +275,15 @@ def test_a_process_that_is_killed_ends_the_run(
         assert running.poll() is None
         time.sleep(0.1)
     os.kill(int((tmp_path / f"{rank}.pid").read_text()), signal.SIGKILL)
-    start = time.monotonic()
     status, out, err = finish(running, timeout=60)
-    seconds = time.monotonic() - start
     assert status != 0
     assert out == ""
-    assert seconds < 30
     # The one that is left notices by itself, or torchrun ends it before it does.
     said = ("error: another process of this run has ended", "interrupted")
     assert len([line for line in err.splitlines() if line.startswith(said)]) == 1, err
     assert len(checkpoint.load_run(tmp_path / "checkpoints" / "last.pt").history) >= 1
     checkpoint.load(tmp_path / "checkpoints" / "best.pt")
-    count(f"two processes, number {rank} killed: the other has ended after {seconds:.1f} s")
+    count(f"two processes, number {rank} killed: the other has ended, too")
 
 
 @processes
