@@ -4,8 +4,10 @@
 
 Drawn ones with flags, some with a foot, and sevens that resemble them; printed digits; and
 numbers of validation digits that stand apart, touch or overlap, or stand apart on a sheet with
-smudges, or with print that shines through from its back. All of them go through all of the
-preparation. The figures are means over the checkpoints.
+smudges, or with print that shines through from its back. With --fonts FOLDER, also digits and
+numbers in each of its fonts (.ttf, .otf, .woff): those of Google Fonts that are drawn after
+handwriting are as many hands. All of them go through all of the preparation. The figures are means
+over the checkpoints.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import json
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -32,6 +34,9 @@ from mnist_cnn.model import CNN
 from mnist_cnn.predict import make_reader
 
 FONTS = Path(matplotlib.get_data_path(), "fonts/ttf")  # DejaVu's come with matplotlib
+# Those called "Display" have no digits.
+USUAL_FONTS = [file for file in sorted(FONTS.glob("DejaVu*.ttf")) if "Display" not in file.name]
+FONT_FILES = (".ttf", ".otf", ".woff")
 
 Picture = np.ndarray  # uint8 (H, W)
 Depth = np.ndarray  # how much darker than paper, float32 (H, W), from 0 to 255
@@ -73,19 +78,34 @@ def seven(chance: np.random.Generator) -> Picture:
     return picture
 
 
-def printed_digits(chance: np.random.Generator) -> Split:
-    """Print every digit three times in each of DejaVu's fonts, turned by up to 10 degrees."""
+def printed_digits(files: Sequence[Path], chance: np.random.Generator) -> Split:
+    """Print every digit three times in each of some fonts."""
     pictures, labels = [], []
-    for file in sorted(FONTS.glob("DejaVu*.ttf")):
-        if "Display" in file.name:  # has no digits
-            continue
-        font = ImageFont.truetype(str(file), 180)
+    for file in files:
         for digit in [*range(10)] * 3:
-            sheet = Image.new("L", (260, 260), 255)
-            ImageDraw.Draw(sheet).text((60, 20), str(digit), font=font, fill=0)
-            pictures.append(np.array(sheet.rotate(chance.uniform(-10, 10), fillcolor=255)))
+            pictures.append(printed(str(digit), file, 160, chance))
             labels.append(digit)
     return prepared(pictures, labels)
+
+
+def printed(text: str, file: Path, height: int, chance: np.random.Generator) -> Picture:
+    """Print a text, turned by up to 6 degrees, on an unevenly lit sheet, and photograph it.
+
+    Args:
+        file: of the font.
+        height: of the font's digits, in pixels.
+    """
+    _, top, _, bottom = ImageFont.truetype(str(file), 100).getbbox("0123456789")
+    font = ImageFont.truetype(str(file), round(100 * height / (bottom - top)))
+    left, top, right, bottom = font.getbbox(text)
+    sheet = Image.new("L", (int(right - left) + height, int(bottom - top) + height), 0)
+    ImageDraw.Draw(sheet).text((height // 2 - left, height // 2 - top), text, font=font, fill=255)
+    turned = sheet.rotate(chance.uniform(-6, 6), Image.Resampling.BICUBIC, expand=True)
+    depth = cv2.GaussianBlur(np.array(turned, np.float32), (0, 0), chance.uniform(0.5, 1.5))
+    light = chance.uniform(0.75, 1) * np.linspace(1, chance.uniform(0.75, 1), depth.shape[1])
+    page = (255 - depth * chance.uniform(0.55, 0.9)) * light
+    page += chance.normal(0, chance.uniform(1, 4), depth.shape)
+    return np.clip(page, 0, 255).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------ numbers
@@ -170,18 +190,35 @@ def on_a_used_sheet(picture: Picture, kind: str, chance: np.random.Generator) ->
     return np.clip(page, 0, 255).astype(np.uint8)
 
 
-def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[float, float]:
-    """Return the share of numbers that are read right, and that of digits by edit distance."""
-    chance, read = np.random.default_rng(7), make_reader(model)
-    right = wrong = length = 0
+def made_up_numbers(digits: Split, kind: str, count: int) -> Iterator[tuple[Picture, str]]:
+    """Yield so many pictures of numbers of a kind, with what they say."""
+    chance = np.random.default_rng(7)
     for _ in range(count):
         picture, text = number(digits, "apart" if kind in TRACES else kind, chance)
         if kind in TRACES:
             picture = on_a_used_sheet(picture, kind, chance)
+        yield picture, text
+
+
+def printed_numbers(files: Sequence[Path], count: int) -> Iterator[tuple[Picture, str]]:
+    """Yield so many pictures of numbers of two to six digits in some fonts, with what they say."""
+    chance = np.random.default_rng(7)
+    for _ in range(count):
+        file = files[int(chance.integers(len(files)))]
+        text = "".join(map(str, chance.integers(0, 10, int(chance.integers(2, 7)))))
+        yield printed(text, file, int(chance.integers(60, 140)), chance), text
+
+
+def read_numbers(model: CNN, numbers: Iterable[tuple[Picture, str]]) -> tuple[float, float]:
+    """Return the share of numbers that are read right, and that of digits by edit distance."""
+    read = make_reader(model)
+    right = wrong = length = count = 0
+    for picture, text in numbers:
         answer = read_text(read, picture)
         right += answer == text
         wrong += edit_distance(answer, text)
         length += len(text)
+        count += 1
     return right / count, 1 - wrong / length
 
 
@@ -191,6 +228,7 @@ def read_numbers(model: CNN, digits: Split, kind: str, count: int) -> tuple[floa
 def main() -> None:
     """Measure what the command line asks for."""
     parser = make_parser(__doc__)
+    parser.add_argument("--fonts", type=Path, help="a folder of fonts drawn after handwriting")
     parser.add_argument("--count", type=int, default=300, help="pictures of each drawn kind")
     args = parser.parse_args()
     try:
@@ -206,12 +244,21 @@ def main() -> None:
     for name, (draw, label) in drawn.items():
         chance = np.random.default_rng(0)
         kinds[name] = prepared((draw(chance) for _ in range(args.count)), [label] * args.count)
-    kinds["printed digits"] = printed_digits(np.random.default_rng(0))
+    kinds["printed digits"] = printed_digits(USUAL_FONTS, np.random.default_rng(0))
+    if args.fonts:
+        fonts = [file for file in sorted(args.fonts.iterdir()) if file.suffix in FONT_FILES]
+        kinds["digits in fonts"] = printed_digits(fonts, np.random.default_rng(0))
     results: dict[str, list] = {}
     for name, split in kinds.items():
         results[name] = [evaluate(model, split).accuracy for model in models]
-    for kind in ("apart", "touching", "overlapping", *TRACES):
-        pairs = [read_numbers(model, validation, kind, args.count) for model in models]
+    numbers = {
+        kind: list(made_up_numbers(validation, kind, args.count))
+        for kind in ("apart", "touching", "overlapping", *TRACES)
+    }
+    if args.fonts:
+        numbers["in fonts"] = list(printed_numbers(fonts, args.count))
+    for kind, pictures in numbers.items():
+        pairs = [read_numbers(model, pictures) for model in models]
         results[f"numbers, {kind}"], results[f"their digits, {kind}"] = map(list, zip(*pairs))
     for name, shares in results.items():
         each = ", ".join(f"{100 * share:.1f}" for share in shares)

@@ -377,6 +377,7 @@ def draw_boxes(
         axes.set_axis_off()
     for axes, name, picture, places, answers in zip(grid.flat, names, pictures, boxes, digits):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_anchor("N")  # the titles of a row stand at one height
         number = "".join(map(str, answers))
         title = f"{shorten(name, 40)}: {shorten(number, 40)}"
         axes.set_title(title, fontsize=10, parse_math=False)
