@@ -49,7 +49,8 @@ def train_epoch(
     torch.manual_seed(derive_seed(run.plan.seed, epoch, 1 + ranks.rank))  # augmentation, dropout
     order = epoch_order(run.plan.seed, epoch, n).to(device)  # the same in every process
     strengths = weaken(recipe.augmentation, epoch, recipe.epochs, recipe.fade)
-    share = 1 / max(1.0, recipe.average * run.steps_per_epoch)  # of the newest weights
+    # How much the newest weights count in the average.
+    share = 1 / max(1.0, recipe.average * run.steps_per_epoch)
     classes = len(run.plan.classes)
     loss_function = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
 
@@ -62,7 +63,8 @@ def train_epoch(
         run.optimizer.zero_grad()  # backward would add to the gradients of the last step
         loss.backward()  # the gradient of the loss with respect to every weight
         run.optimizer.step()  # every weight moves a little, against its gradient
-        update_average(run.averaged, run.net, share if run.step else 1.0)  # it starts at step 0
+        # The first step sets the average.
+        update_average(run.averaged, run.net, share if run.step else 1.0)
         return loss.detach(), logits.detach()
 
     step = record(train_step, run.optimizer, device) if ranks.world_size == 1 else train_step
@@ -174,7 +176,8 @@ def update_average(averaged: nn.Module, net: nn.Module, share: float) -> None:
     PyTorch's own is torch.optim.swa_utils.AveragedModel.
 
     Args:
-        share: of the way: 1 less the decay.
+        share: how far each average moves toward the new weight, in [0, 1]; what others call the
+            decay is 1 - share.
     """
     with torch.no_grad():
         for average, weight in zip(averaged.parameters(), net.parameters()):
