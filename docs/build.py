@@ -371,7 +371,7 @@ def names_of(node: ast.stmt) -> list[str]:
 def ladder_table() -> str:
     """Return the rungs of benchmarks/ladder.py as a table."""
     figures = results("ladder")
-    rows = ["| one change a rung | ms per 1,000 images | what it is worth | after one epoch |"]
+    rows = ["| one change per rung | ms per 1,000 images | what it is worth | after one epoch |"]
     rows += ["|---|---|---|---|"]
     previous = None
     for rung in figures["rungs"]:

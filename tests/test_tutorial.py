@@ -21,12 +21,15 @@ PAGE = DOCS / "tutorial.md"
 
 # What a beginner does not know. The page explains each in bold, where it uses it first.
 TERMS = """
-    accuracy, augmentation, backpropagation, batch, batch normalisation, bias, channel, checkpoint,
-    class, confidence, confusion matrix, cross-entropy, DataLoader, Dataset, dropout, epoch, F1,
-    feature, feature map, filter, fully connected, gradient, hyperparameter, kernel, label, layer,
-    learning rate, linear, logit, loss, max pooling, one-cycle, optimizer, overfitting, padding,
-    parameter, pixel, precision, recall, ReLU, schedule, seed, SGD, shape, slope, softmax, split,
-    step, stride, tensor, test set, training set, validation split, weight, weight decay
+    accuracy, augmentation, autograd, backpropagation, batch, batch normalisation, bias, bfloat16,
+    calibrated, channel, checkpoint, class, classification, CNN, confidence, confusion matrix,
+    cross-entropy, data leakage, DataLoader, Dataset, distribution shift, dropout, epoch, F1,
+    feature, feature map, filter, fully connected, gradient, hyperparameter, initialisation, kernel,
+    label, layer, learning rate, linear, logit, loss, max pooling, momentum, one-cycle, optimizer,
+    overfitting, padding, parameter, pixel, precision, recall, receptive field, regularisation,
+    ReLU, schedule, seed, SGD, shape, slope, softmax, split, step, stride, tensor, test set,
+    training set, translation equivariance, translation invariance, validation split, warm-up,
+    weight, weight decay
 """
 
 
