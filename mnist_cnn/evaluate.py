@@ -112,8 +112,8 @@ class Evaluation(NamedTuple):
         """The share of predictions that are right, in [0, 1]."""
         return (len(self.labels) - self.errors) / len(self.labels)
 
-    def surest_mistakes(self) -> torch.Tensor:
-        """Return the indices of the misread images, the surest first: int64 (errors,)."""
+    def most_confident_mistakes(self) -> torch.Tensor:
+        """Return the indices of the misread images, the most confident first: int64 (errors,)."""
         wrong = (self.predictions != self.labels).nonzero().flatten()
         return wrong[self.confidences[wrong].argsort(descending=True, stable=True)]
 

@@ -98,7 +98,7 @@ def test_it_shows_the_first_images_of_the_test_split(
     assert confidences == pytest.approx(likeliest.values.tolist(), abs=0.00051)  # as it is rounded
 
 
-def test_wrong_shows_the_mistakes_the_surest_first(
+def test_wrong_shows_the_mistakes_the_most_confident_first(
     cli: Callable, sample_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ("--ckpt", sample_checkpoint, "--wrong", "--count", 9, "--out", "x.svg")

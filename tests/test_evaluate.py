@@ -58,11 +58,12 @@ def test_precision_recall_and_f1() -> None:
     json.dumps([row._asdict() for row in rows], allow_nan=False)
 
 
-def test_the_surest_mistakes_come_first() -> None:
+def test_the_most_confident_mistakes_come_first() -> None:
     confidences = torch.tensor([0.9, 0.9, 0.9, 0.5, 0.9, 0.7, 0.8, 0.7])
     # The mistakes are 3, 5, 6 and 7; of the two that are as sure the earlier comes first.
-    assert MADE_UP._replace(confidences=confidences).surest_mistakes().tolist() == [6, 5, 7, 3]
-    assert MADE_UP._replace(predictions=LABELS).surest_mistakes().tolist() == []
+    mistakes = MADE_UP._replace(confidences=confidences).most_confident_mistakes()
+    assert mistakes.tolist() == [6, 5, 7, 3]
+    assert MADE_UP._replace(predictions=LABELS).most_confident_mistakes().tolist() == []
 
 
 def test_the_commonest_mistakes_come_first() -> None:

@@ -29,7 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of images (default: 25)",
     )
-    parser.add_argument("--wrong", action="store_true", help="only the mistakes, the surest first")
+    parser.add_argument(
+        "--wrong", action="store_true", help="only the mistakes, the most confident first"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     trained, model, dataset, test = load_trained(args)
     result = evaluate(model, test)
     if args.wrong:
-        chosen = result.surest_mistakes()[: args.count]
-        title = f"{dataset}, test split: the surest of {result.errors} mistakes"
+        chosen = result.most_confident_mistakes()[: args.count]
+        title = f"{dataset}, test split: the most confident of {result.errors} mistakes"
         if len(chosen) < args.count:
             plural = "" if result.errors == 1 else "s"
             say(f"the network makes only {result.errors} mistake{plural} on this split")
