@@ -103,14 +103,15 @@ def without_specks(region: Mask) -> Mask:
     """
     if np.count_nonzero(region[:, 1:] != region[:, :-1]) < MANY_EDGES:
         return region
-    labels, boxes = cv2.connectedComponentsWithStats(region)[1:3]
-    large = boxes[:, 2:4].max(1) >= SPECK
-    large[0] = False  # the ground
-    region = large[labels].astype(np.uint8)
-    labels, boxes = cv2.connectedComponentsWithStats(1 - region, connectivity=4)[1:3]
-    large = boxes[:, 2:4].max(1) >= SPECK
-    large[0] = False  # the pieces
-    return np.asarray(1 - large[labels], np.uint8)
+
+    def large_pieces(mask: Mask, connectivity: int) -> Mask:
+        labels, boxes = cv2.connectedComponentsWithStats(mask, connectivity=connectivity)[1:3]
+        large = boxes[:, 2:4].max(1) >= SPECK
+        large[0] = False  # what is between the pieces
+        return np.asarray(large[labels], np.uint8)
+
+    holes = 1 - large_pieces(region, 8)
+    return np.asarray(1 - large_pieces(holes, 4), np.uint8)
 
 
 def is_rectangle_inside(outline: Outline, area: float, shape: tuple[int, ...]) -> bool:
@@ -138,20 +139,28 @@ def holds_a_digit(outline: Outline, area: float, holes: Sequence[cv2.typing.MatL
 
 def stands_out(outline: Outline, grey: Grey) -> bool:
     """Return whether what is inside an outline differs clearly from what lies along it outside."""
-    inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 1, cv2.FILLED)
+    inside = filled(outline, grey.shape)
     along = cv2.dilate(inside, np.ones((5, 5), np.uint8)) > inside
     return bool(abs(np.median(grey[inside > 0]) - np.median(grey[along])) > CONTRAST)
 
 
+def filled(outline: Outline, shape: tuple[int, ...]) -> Mask:
+    """Return a mask of an outline and all that is inside it."""
+    mask = np.zeros(shape, np.uint8)
+    cv2.drawContours(mask, [outline], -1, 1, cv2.FILLED)
+    return mask
+
+
 def fill_around(grey: Grey, outline: Outline) -> Grey:
     """Give each pixel outside an outline the grey of the nearest one well inside it."""
-    inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 1, cv2.FILLED)
+    inside = filled(outline, grey.shape)
     rim = max(grey.shape) // 100 + 1  # the edge itself is blurred
-    inside = cv2.erode(inside, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8))
+    square = np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)
+    inside = np.asarray(cv2.erode(inside, square), np.uint8)
     if not inside.any():
         return grey
     _, nearest = cv2.distanceTransformWithLabels(
-        1 - np.asarray(inside, np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        1 - inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
     edge = np.zeros(int(nearest.max()) + 1, np.uint8)
     edge[nearest[inside > 0]] = cv2.medianBlur(grey, 5)[inside > 0]
@@ -266,9 +275,7 @@ def remove_frames(ink: Ink) -> Ink:
         heights = np.array([boxes[piece][3] for piece in within(tree, hole)]) / boxes[hole][3]
         if heights[heights > SPECK_IN_FRAME].sum() > FRAMED:
             cv2.drawContours(frames, outlines, frame, 1, cv2.FILLED, 8, tree[None], 1)
-        elif areas[hole] > -0.5 * areas[frame] > 0.45 * rectangle(outlines[frame]) and (
-            areas[hole] < 0.9 * rectangle(outlines[hole])  # a digit takes part of it: no square 0
-        ):
+        elif is_touched_box(outlines[frame], outlines[hole]):
             inside = sum(areas[one] for one in within(tree, frame))
             pen = (-areas[frame] - inside) / cv2.arcLength(outlines[frame], True)
             cv2.drawContours(frames, outlines, frame, 1, 2 * int(pen + 1) + 1)
@@ -277,6 +284,15 @@ def remove_frames(ink: Ink) -> Ink:
     # Of squared paper that the digit crosses, only specks would be left, or the lines in a 0.
     deep = ink > DEEP
     return rest if rest[deep].sum(dtype=float) > REST * ink[deep].sum(dtype=float) else ink
+
+
+def is_touched_box(frame: cv2.typing.MatLike, hole: cv2.typing.MatLike) -> bool:
+    """Return whether two outlines are those of a box and of what a digit that touches it leaves.
+
+    The hole takes most of the box. Were it a rectangle itself, they could be a square 0.
+    """
+    area, left = cv2.contourArea(frame), cv2.contourArea(hole)
+    return area > 0.9 * rectangle(frame) and 0.5 * area < left < 0.9 * rectangle(hole)
 
 
 def rectangle(outline: cv2.typing.MatLike) -> float:

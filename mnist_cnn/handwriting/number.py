@@ -164,7 +164,7 @@ def group(boxes: Sequence[Box], size: float) -> list[tuple[list[int], Box]]:
         for other in groups[:]:  # it joins all that it belongs to, so that they become one
             if belong(hull, other[1], size):
                 groups.remove(other)
-                members = members + other[0]
+                members += other[0]
                 hull = around(hull, other[1])
         groups.append((members, hull))
     return groups
