@@ -105,7 +105,7 @@ def resident_sizes(folder: Path, *options: object) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
-@pytest.mark.parametrize(("dataset", "early", "late"), [("mnist", 2, 20), ("sample", 2, 20)])
+@pytest.mark.parametrize(("dataset", "early", "late"), [("mnist", 2, 10), ("sample", 2, 20)])
 def test_many_epochs_need_no_more_memory_than_few(
     dataset: str, early: int, late: int, tmp_path: Path, count: Callable[[str], None]
 ) -> None:
