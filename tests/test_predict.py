@@ -378,7 +378,7 @@ def blobs(apart, radius):
      pytest.param(lambda: chequered(8), id="squares", marks=pytest.mark.slow),
      pytest.param(lambda: blobs(20, 6), id="2,600 blobs", marks=pytest.mark.slow),
      pytest.param(lambda: blobs(6, 1), id="29,000 dots"),
-     pytest.param(lambda: blobs(60, 25), id="289 blobs")],
+     pytest.param(lambda: blobs(60, 25), id="289 blobs", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_noise_and_blobs_come_to_an_end(cli, sample_checkpoint, tmp_path, make, number):
     Image.fromarray(make()).save(tmp_path / "much.png")
