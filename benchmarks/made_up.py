@@ -102,9 +102,13 @@ def printed(text: str, file: Path, height: int, chance: np.random.Generator) -> 
     ImageDraw.Draw(sheet).text((height // 2 - left, height // 2 - top), text, font=font, fill=255)
     turned = sheet.rotate(chance.uniform(-6, 6), Image.Resampling.BICUBIC, expand=True)
     depth = cv2.GaussianBlur(np.array(turned, np.float32), (0, 0), chance.uniform(0.5, 1.5))
-    light = chance.uniform(0.75, 1) * np.linspace(1, chance.uniform(0.75, 1), depth.shape[1])
-    page = (255 - depth * chance.uniform(0.55, 0.9)) * light
-    page += chance.normal(0, chance.uniform(1, 4), depth.shape)
+    return photographed(depth * chance.uniform(0.55, 0.9), chance)
+
+
+def photographed(depth: Depth, chance: np.random.Generator) -> Picture:
+    """Photograph a sheet in uneven light, with noise."""
+    light = chance.uniform(0.75, 1) * np.linspace(1, chance.uniform(0.7, 1), depth.shape[1])
+    page = (255 - depth) * light + chance.normal(0, chance.uniform(1, 4), depth.shape)
     return np.clip(page, 0, 255).astype(np.uint8)
 
 
@@ -185,9 +189,7 @@ def on_a_used_sheet(picture: Picture, kind: str, chance: np.random.Generator) ->
     top, left = chance.integers(0, rows - height + 1), chance.integers(0, columns - width + 1)
     window = depth[top : top + height, left : left + width]
     np.maximum(window, 255.0 - picture, out=window)
-    light = chance.uniform(0.75, 1) * np.linspace(1, chance.uniform(0.7, 1), columns)
-    page = (255 - depth) * light + chance.normal(0, chance.uniform(1, 4), depth.shape)
-    return np.clip(page, 0, 255).astype(np.uint8)
+    return photographed(depth, chance)
 
 
 def made_up_numbers(digits: Split, kind: str, count: int) -> Iterator[tuple[Picture, str]]:
