@@ -48,6 +48,12 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Divides a whole run among the cores, up to four; what is named runs in this process."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return 0 if named else min(4, os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what needs a browser. Slow tests run where they are asked for.
 
@@ -67,6 +73,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # ------------------------------------------------------------------------------ what was counted
 
 counts: list[str] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Sends them home, if this is one of several processes that share the tests."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["counts"] = counts
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Takes them from such a process; one that has died has sent none."""
+    counts.extend(getattr(node, "workeroutput", {}).get("counts", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
