@@ -323,9 +323,11 @@ def test_it_and_predict_agree_on_what_the_mouse_draws(
         page.locator("#paper").screenshot(path=file)
         answers[file.name] = answer(page)
         prepared = handwriting.prepare(handwriting.read_picture(file)).image
-        differences.append(np.abs(seen(page) - prepared).mean())
-    # Where a digit's centre is half a pixel off, either neighbour may be taken: there they differ.
-    assert np.median(differences) < 2 and max(differences) < 25  # of 255
+        # Where a digit's centre is half a pixel off, either neighbour may be taken.
+        shifts = itertools.product((-1, 0, 1), repeat=2)
+        shifted = [np.roll(seen(page), shift, (0, 1)) for shift in shifts]
+        differences.append(min(np.abs(picture - prepared).mean() for picture in shifted))
+    assert np.median(differences) < 1.5 and max(differences) < 12, differences  # of 255
     outcome = cli("predict", *sorted(tmp_path.glob("*.png")), "--ckpt", sample_checkpoint)
     lines = (line.split(": ") for line in outcome.out.splitlines())
     assert {Path(file).name: text[0] for file, text in lines} == answers

@@ -128,11 +128,18 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_flagged_ones_sevens_print_and_touching_digits_are_read(
     mnist_dir: Path, cli: Callable, made_up: ModuleType
 ) -> None:
-    """Seen after three epochs: 97, 100, 100 and 52 %; without pairs of digits 17 % of the last."""
+    """Seen after three epochs: 85, 99, 100, 100 and 52 %; without pairs of digits 17 % of the last.
+
+    If all digits are made 20 pixels high, 79 % of the first.
+    """
     trained = cli("train", "--data-dir", mnist_dir, "--epochs", "3", "--device", "cpu", "--quiet")
     assert trained.status == 0
     model = checkpoint.load("checkpoints/best.pt").build_model()
-    for draw, label, least in ((made_up.footed_one, 1, 0.9), (made_up.seven, 7, 0.97)):
+    for draw, label, least in (
+        (made_up.flagged_one, 1, 0.7),
+        (made_up.footed_one, 1, 0.9),
+        (made_up.seven, 7, 0.97),
+    ):
         chance = np.random.default_rng(0)
         split = made_up.prepared([draw(chance) for _ in range(100)], [label] * 100)
         assert evaluate(model, split).accuracy >= least

@@ -5,6 +5,9 @@
 "use strict";
 
 const BOX = 20; // the digit itself fits 20x20 (LeCun et al., 1998)
+// A narrow digit gets less high: from this to that width for its height, from so many pixels to BOX.
+// Otherwise many ones with a flag are taken for sevens.
+const [NARROWEST, NARROW, LEAST_HIGH] = [0.45, 0.6, 18];
 const FINE = 8; // strokes are measured at 8 pixels for each of MNIST's
 // Widths of MNIST's strokes, in its pixels: what lies between is left alone, what is thinner or
 // thicker is brought well inside.
@@ -118,7 +121,10 @@ function distances({ width, height, data }, toInk) {
 
 // Fits the ink into 20x20, in the middle of 28x28.
 function fitBox(picture) {
-  const small = fit(crop(picture), BOX);
+  const cropped = crop(picture);
+  const share = (cropped.width / cropped.height - NARROWEST) / (NARROW - NARROWEST);
+  const longest = LEAST_HIGH + (BOX - LEAST_HIGH) * Math.min(Math.max(share, 0), 1);
+  const small = fit(cropped, longest);
   const [left, top] = [small.width, small.height].map((side) => Math.floor((SIDE - side) / 2));
   return cut(small, -left, -top, SIDE, SIDE);
 }
