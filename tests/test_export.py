@@ -324,8 +324,8 @@ def test_it_and_predict_agree_on_what_the_mouse_draws(
         answers[file.name] = answer(page)
         prepared = handwriting.prepare(handwriting.read_picture(file)).image
         # Where a digit's centre is half a pixel off, either neighbour may be taken.
-        shifts = itertools.product((-1, 0, 1), repeat=2)
-        shifted = [np.roll(seen(page), shift, (0, 1)) for shift in shifts]
+        image, shifts = seen(page), itertools.product((-1, 0, 1), repeat=2)
+        shifted = [np.roll(image, shift, (0, 1)) for shift in shifts]
         differences.append(min(np.abs(picture - prepared).mean() for picture in shifted))
     assert np.median(differences) < 1.5 and max(differences) < 12, differences  # of 255
     outcome = cli("predict", *sorted(tmp_path.glob("*.png")), "--ckpt", sample_checkpoint)

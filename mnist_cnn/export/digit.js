@@ -123,8 +123,7 @@ function distances({ width, height, data }, toInk) {
 function fitBox(picture) {
   const cropped = crop(picture);
   const share = (cropped.width / cropped.height - NARROWEST) / (NARROW - NARROWEST);
-  const longest = LEAST_HIGH + (BOX - LEAST_HIGH) * Math.min(Math.max(share, 0), 1);
-  const small = fit(cropped, longest);
+  const small = fit(cropped, LEAST_HIGH + (BOX - LEAST_HIGH) * Math.min(Math.max(share, 0), 1));
   const [left, top] = [small.width, small.height].map((side) => Math.floor((SIDE - side) / 2));
   return cut(small, -left, -top, SIDE, SIDE);
 }

@@ -27,7 +27,7 @@ from mnist_cnn.handwriting.ink import INK
 BOX, FIELD = 20, 28  # LeCun et al. 1998: the digit fits 20x20, the picture is 28x28
 # The narrower a digit (width / height), the less high it gets: from 20 pixels down to 18. So the
 # network takes far fewer ones with a flag for sevens (docs/handwriting.md).
-NARROW, HIGH = (0.45, 0.6), (18.0, float(BOX))
+NARROW, HIGH = (0.45, 0.6), (18, BOX)
 FINE = 8  # strokes are measured and mended at 8 pixels for each of MNIST's
 # Stroke width of MNIST's digits in pixels: 88 % of the training set lie between these, half of it
 # below 2.7. What lies between is left alone, what lies outside is moved well inside.
